@@ -1,0 +1,1 @@
+"""Messages to token ids, and a token stream back to content, reasoning and tool calls."""
