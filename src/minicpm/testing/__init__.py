@@ -1,15 +1,20 @@
-"""What tests of the package and of its users need: toy models and scripted answers."""
+"""Toy models, tokenizers and scripted chat for tests, also of those who build on the package."""
 
-from __future__ import annotations
-
-from importlib import import_module
 from typing import Any
 
-_HOME = {"ScriptedChat": "minicpm.testing.scripted"}
+_HOMES = {
+    "ScriptedChat": "minicpm.testing.scripted",
+    "families": "minicpm.testing.tiny",
+    "tiny_checkpoint": "minicpm.testing.tiny",
+    "tiny_config": "minicpm.testing.tiny",
+}
+
+__all__ = ["ScriptedChat", "families", "tiny_checkpoint", "tiny_config"]  # noqa: F822 - resolved lazily
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a name's module when it is first asked for, so that scripts of answers need no torch."""
-    if name not in _HOME:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

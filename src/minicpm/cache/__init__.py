@@ -1,0 +1,8 @@
+"""Remembers per-sequence state in pages of 64 tokens and says what of it can be reused."""
+
+from minicpm.cache.batch import Batch, Segment
+from minicpm.cache.cache import Cache, CachePlan
+from minicpm.cache.pages import PAGE, PagePool
+from minicpm.cache.token_store import TokenStore
+
+__all__ = ["PAGE", "Batch", "Cache", "CachePlan", "PagePool", "Segment", "TokenStore"]

@@ -1,0 +1,160 @@
+"""Reads a raw config with types checked, every problem collected and every unread key noticed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from minicpm.errors import BadConfig, UnreadConfig
+
+# Keys of Hugging Face configs that change nothing in a forward pass of these models.
+HARMLESS = frozenset(
+    """
+    _name_or_path _attn_implementation _commit_hash add_cross_attention architectures attention_dropout auto_map
+    bad_words_ids begin_suppress_tokens chunk_size_feed_forward classifier_dropout cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
+    id2label initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length min_length model_type
+    mup_denominator name_or_path no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+    output_attentions output_hidden_states output_scores prefix pretraining_tp problem_type pruned_heads
+    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id shift_labels
+    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p
+    torch_dtype torchscript transformers_version transformers.js_config typical_p unsloth_fixed unsloth_version
+    use_bfloat16 use_cache use_return_dict resid_pdrop embd_pdrop
+    """.split()
+)
+
+
+class RawConfig:
+    """A tracked view of a raw mapping; `finish` raises all that was found wrong at once."""
+
+    def __init__(self, raw: Mapping[str, Any], *, where: str = "config.json") -> None:
+        self._raw = raw
+        self._where = where
+        self._read: set[str] = set()
+        self._children: list[RawConfig] = []
+        self.problems: list[str] = []
+
+    def has(self, key: str) -> bool:
+        """True when the key is present and not null; does not count as reading it."""
+        return self._raw.get(key) is not None
+
+    def _take(self, key: str) -> Any:
+        self._read.add(key)
+        return self._raw.get(key)
+
+    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+        """An integer of at least `least`; the default when absent, a problem when there is none."""
+        value = self._take(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            self.problem(f"{key} is {value!r}, where an integer of at least {least} is needed")
+            return max(least, 1)
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite positive number."""
+        value = self._take(key)
+        if value is None and default is not None:
+            return default
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+        if not fits:
+            self.problem(f"{key} is {value!r}, where a positive number is needed")
+            return 1.0
+        return float(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self._take(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.problem(f"{key} is {value!r}, where true or false is needed")
+            return default
+        return value
+
+    def text(self, key: str, default: str) -> str:
+        """A string."""
+        value = self._take(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            self.problem(f"{key} is {value!r}, where a string is needed")
+            return default
+        return value
+
+    def numbers(self, key: str, length: int) -> tuple[float, ...]:
+        """A list of `length` positive numbers."""
+        value = self._take(key)
+        good = isinstance(value, list) and all(
+            isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < float("inf") for x in value
+        )
+        if not good or len(value) != length:
+            found = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
+            self.problem(f"{key} is {found}, where a list of {length} positive numbers is needed")
+            return (1.0,) * length
+        return tuple(float(x) for x in value)
+
+    def token(self, key: str, default: int | None) -> int | None:
+        """A token id or null."""
+        ids = self.tokens(key, () if default is None else (default,))
+        return ids[0] if ids else None
+
+    def tokens(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """One token id, or a list of them."""
+        value = self._take(key)
+        if value is None:
+            return default
+        ids = value if isinstance(value, list) else [value]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            self.problem(f"{key} is {value!r}, where token ids are needed")
+            return default
+        return tuple(ids)
+
+    def child(self, key: str) -> "RawConfig | None":
+        """A nested mapping, tracked too; None when absent or null."""
+        value = self._take(key)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            self.problem(f"{key} is {value!r}, where an object is needed")
+            return None
+        nested = RawConfig(value, where=f"{key} in {self._where}")
+        self._children.append(nested)
+        return nested
+
+    def expect(self, key: str, allowed: tuple[object, ...], why: str) -> None:
+        """Read a key whose only understood values are `allowed` or absence."""
+        value = self._take(key)
+        if value is not None and value not in allowed:
+            self.problem(f"{key} is {value!r}: {why}")
+
+    def ignore(self, *keys: str) -> None:
+        """Mark keys as known and without effect here."""
+        self._read.update(keys)
+
+    def problem(self, text: str) -> None:
+        """Note a problem to be raised by `finish`."""
+        self.problems.append(f"{text} ({self._where})")
+
+    def _all_problems(self) -> list[str]:
+        return self.problems + [p for child in self._children for p in child._all_problems()]
+
+    def _unread(self) -> list[str]:
+        own = [f"{key} ({self._where})" for key in sorted(set(self._raw) - self._read - HARMLESS)]
+        return own + [key for child in self._children for key in child._unread()]
+
+    def finish(self) -> None:
+        """Raise BadConfig with all problems, else UnreadConfig with all unread keys."""
+        problems = self._all_problems()
+        if problems:
+            raise BadConfig(
+                "This model's config cannot be used: " + "; ".join(problems) + ". Correct config.json, or fetch it again."
+            )
+        unread = self._unread()
+        if unread:
+            raise UnreadConfig(
+                "This model's config has keys that nothing here reads: "
+                + ", ".join(unread)
+                + ". Loading it anyway could ignore part of the model, so it is refused. "
+                "Remove keys you know to be without effect, or use a version that supports them."
+            )

@@ -1,0 +1,1 @@
+"""Owns parameters; calls operators and the cache."""

@@ -1,0 +1,32 @@
+"""One residual block: norm, mixer, norm, feed-forward."""
+
+from torch import Tensor, nn
+
+from minicpm.config import ModelConfig
+from minicpm.layers.attention import Attention
+from minicpm.layers.mlp import MLP
+from minicpm.layers.norm import RMSNorm
+from minicpm.layers.step import Step
+
+
+class Block(nn.Module):
+    """h + s * mixer(norm(h)), then h + s * ffn(norm(h)), with s the residual scale."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        layer = config.layers[index]
+        self.residual_scale = config.residual_scale
+        self.input_layernorm = RMSNorm(config.hidden, config.norm_eps)
+        self.self_attn = Attention(config.hidden, layer.mixer, layer=index)
+        self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
+        self.mlp = MLP(config.hidden, layer.ffn)
+
+    def forward(self, h: Tensor, step: Step) -> Tensor:
+        """h [T, D] after this block."""
+        h = h + self.residual_scale * self.self_attn(self.input_layernorm(h, step.ops), step)
+        return h + self.residual_scale * self.mlp(self.post_attention_layernorm(h, step.ops))
+
+    def prepare(self) -> None:
+        """Fuse projections for inference."""
+        self.self_attn.prepare()
+        self.mlp.prepare()

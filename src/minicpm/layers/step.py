@@ -1,0 +1,56 @@
+"""What every layer of one forward shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from minicpm.cache import Cache, CachePlan, Segment, TokenStore
+from minicpm.ops.backend import Backend
+from minicpm.ops.rope import Angles
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Operators, rotary angles and segments of one forward; with a cache also where its rows are."""
+
+    ops: Backend
+    angles: Angles
+    segments: tuple[Segment, ...]
+    cache: Cache | None
+    plan: CachePlan | None
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Causal attention of packed q [T, H, d], k and v [T, Hk, d] within their segments, [T, H, d]."""
+        if self.cache is None or self.plan is None:
+            return _attend_fresh(self.ops, self.segments, q, k, v)
+        return _attend_cached(self.ops, self.segments, self.plan, self.cache.stores[layer], (q, k, v))
+
+
+def _attend_fresh(ops: Backend, segments: Sequence[Segment], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if len(segments) == 1:
+        return ops.attend(q, k, v)
+    runs = [(count, len(list(run))) for count, run in groupby(segment.count for segment in segments)]
+    tokens = [count * times for count, times in runs]
+    outs = []
+    for (count, times), *qkv in zip(runs, q.split(tokens), k.split(tokens), v.split(tokens), strict=True):
+        out = ops.attend_equal(*(x.unflatten(0, (times, count)) for x in qkv))
+        outs.append(out.flatten(0, 1))
+    return _concatenate(outs)
+
+
+def _attend_cached(
+    ops: Backend, segments: Sequence[Segment], plan: CachePlan, store: TokenStore, qkv: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    q, k, v = qkv
+    store.write(plan.write, k, v)
+    queries = q.split([segment.count for segment in segments])
+    return _concatenate([ops.attend(q, *store.read(rows)) for q, rows in zip(queries, plan.reads, strict=True)])
+
+
+def _concatenate(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,1 @@
+"""One module per family: how its raw config becomes a ModelConfig."""

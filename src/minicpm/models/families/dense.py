@@ -1,0 +1,59 @@
+"""What all dense decoders of the family share: sizes, tokens, rope, dtype."""
+
+from dataclasses import dataclass
+
+from minicpm.config import GQA, Dense, LayerConfig, RawConfig, Rope
+from minicpm.models.families.rope import read_rope
+
+
+@dataclass(frozen=True, slots=True)
+class DenseShape:
+    """Sizes read from a raw config."""
+
+    hidden: int
+    vocab: int
+    layers: tuple[LayerConfig, ...]
+    context: int
+    norm_eps: float
+    rope: Rope
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Values a family's config class gives to missing keys."""
+
+    context: int
+    norm_eps: float
+    rope_theta: float = 10000.0
+
+
+def read_dense_shape(raw: RawConfig, defaults: Defaults) -> DenseShape:
+    """The sizes of a uniform stack of GQA and gated feed-forward layers."""
+    hidden = raw.integer("hidden_size")
+    mixer = _read_gqa(raw, hidden)
+    ffn = Dense(raw.integer("intermediate_size"))
+    raw.expect("hidden_act", ("silu",), "only silu is known for this family")
+    raw.expect("attention_bias", (False,), "projections with bias are not part of this family")
+    raw.expect("mlp_bias", (False,), "projections with bias are not part of this family")
+    context = raw.integer("max_position_embeddings", defaults.context)
+    return DenseShape(
+        hidden=hidden,
+        vocab=raw.integer("vocab_size"),
+        layers=(LayerConfig(mixer, ffn),) * raw.integer("num_hidden_layers"),
+        context=context,
+        norm_eps=raw.number("rms_norm_eps", defaults.norm_eps),
+        rope=read_rope(raw, dim=mixer.head_dim, context=context, default_theta=defaults.rope_theta),
+    )
+
+
+def _read_gqa(raw: RawConfig, hidden: int) -> GQA:
+    heads = raw.integer("num_attention_heads")
+    kv_heads = raw.integer("num_key_value_heads", heads)
+    if not raw.has("head_dim") and hidden % heads:
+        raw.problem(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and there is no head_dim")
+    head_dim = raw.integer("head_dim", max(hidden // heads, 1))
+    if heads % kv_heads:
+        raw.problem(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    if head_dim % 2:
+        raw.problem(f"head_dim {head_dim} is odd, rotary embedding needs pairs")
+    return GQA(heads, kv_heads, head_dim)

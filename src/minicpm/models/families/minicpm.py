@@ -1,0 +1,77 @@
+"""MiniCPMForCausalLM: the dense muP decoders (1B, 2B, 2B-128k, 4, 4.1, BitCPM4)."""
+
+import math
+
+from minicpm.config import DynamicNTKRope, LongRope, ModelConfig, RawConfig, Rope, SparseConfig
+from minicpm.models.families.dense import Defaults, read_dense_shape
+
+_DEFAULTS = Defaults(context=2048, norm_eps=1e-6)
+# The original length of MiniCPM4.1's LongRoPE; MiniCPM4's is half of it.
+_MINICPM41_ORIGINAL = 65536
+
+
+def parse(raw: RawConfig) -> ModelConfig:
+    """The config of a dense muP checkpoint; a missing `tie_word_embeddings` means tied."""
+    _refuse_other_architectures(raw)
+    shape = read_dense_shape(raw, _DEFAULTS)
+    sparse = _read_sparse(raw)
+    return ModelConfig(
+        family=_family(shape.rope),
+        hidden=shape.hidden,
+        vocab=shape.vocab,
+        layers=shape.layers,
+        rope=shape.rope,
+        context=shape.context,
+        norm_eps=shape.norm_eps,
+        embed_scale=raw.number("scale_emb", 1),
+        residual_scale=raw.number("scale_depth", 1) / math.sqrt(len(shape.layers)),
+        logit_scale=shape.hidden / raw.number("dim_model_base", 1),
+        tied=raw.boolean("tie_word_embeddings", True),
+        dtype=raw.text("torch_dtype", raw.text("dtype", "bfloat16")),
+        bos=raw.token("bos_token_id", 1),
+        eos=raw.tokens("eos_token_id", (2,)),
+        pad=raw.token("pad_token_id", None),
+        sparse=sparse,
+        notes=_notes(sparse),
+    )
+
+
+def _refuse_other_architectures(raw: RawConfig) -> None:
+    raw.expect("num_experts", (0,), "expert layers (MiniCPM-MoE) are not supported by this version")
+    raw.ignore("num_experts_per_tok")
+    raw.expect("hidden_act_param", (), "FATReLU (MiniCPM-S) is not supported by this version")
+
+
+def _family(rope: Rope) -> str:
+    match rope:
+        case DynamicNTKRope():
+            return "minicpm-128k"
+        case LongRope() if rope.original >= _MINICPM41_ORIGINAL:
+            return "minicpm4.1"
+        case LongRope():
+            return "minicpm4"
+    return "minicpm"
+
+
+def _read_sparse(raw: RawConfig) -> SparseConfig | None:
+    values = raw.child("sparse_config")
+    if values is None:
+        return None
+    default = SparseConfig()
+    values.ignore("_comment")
+    return SparseConfig(
+        kernel_size=values.integer("kernel_size", default.kernel_size),
+        kernel_stride=values.integer("kernel_stride", default.kernel_stride),
+        init_blocks=values.integer("init_blocks", default.init_blocks, least=0),
+        block_size=values.integer("block_size", default.block_size),
+        window_size=values.integer("window_size", default.window_size, least=0),
+        topk=values.integer("topk", default.topk),
+        use_nope=values.boolean("use_nope", default.use_nope),
+        dense_len=values.integer("dense_len", default.dense_len, least=-1),
+    )
+
+
+def _notes(sparse: SparseConfig | None) -> tuple[str, ...]:
+    if sparse is None:
+        return ()
+    return ("sparse_config is read but not used yet: attention is dense",)

@@ -1,0 +1,214 @@
+"""The published checkpoints this version loads, with the configs they are known to carry.
+
+A checkpoint's own config.json always wins; these serve `minicpm models`, benchmarks on random
+weights of the real shapes, and checks of parameter counts. Values not confirmed from a source are
+listed in `unverified`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minicpm.config import rope_tables
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One row: a short name, where it is published, its config and its parameter count, if known."""
+
+    name: str
+    repositories: tuple[str, ...]
+    family: str
+    raw: Raw
+    parameters: int | None
+    unverified: tuple[str, ...] = ()
+
+
+def published() -> list[Published]:
+    """All rows, in order of publication."""
+    return list(_ROWS)
+
+
+def by_name(name: str) -> Published:
+    """The row of that name; KeyError is a mistake of the caller."""
+    return {row.name: row for row in _ROWS}[name]
+
+
+def _mup(**own: Any) -> dict[str, Any]:
+    shared = {
+        "architectures": ["MiniCPMForCausalLM"],
+        "model_type": "minicpm",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "scale_emb": 12,
+        "scale_depth": 1.4,
+        "dim_model_base": 256,
+        "initializer_range": 0.1,
+        "rope_scaling": None,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "bfloat16",
+    }
+    return shared | own
+
+
+def _sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocab: int) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+    }
+
+
+def _longrope(table: tuple[float, ...], original: int, *, spelling: str = "rope_type", kind: str = "longrope") -> Raw:
+    factors = list(table)
+    return {
+        "rope_scaling": {
+            spelling: kind,
+            "short_factor": factors,
+            "long_factor": factors,
+            "original_max_position_embeddings": original,
+        },
+        "max_position_embeddings": original,
+    }
+
+
+_2B = _sizes(2304, 5760, 40, 36, 36, 122753) | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+_1B = _sizes(1536, 3840, 52, 24, 8, 73440) | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+_8B = _sizes(4096, 16384, 32, 32, 2, 73448) | {
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "mup_denominator": 32,
+    "eos_token_id": [2, 73440],
+    "pad_token_id": 2,
+}
+_SMALL = _sizes(1024, 4096, 24, 16, 2, 73448) | {
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "eos_token_id": [2, 73440],
+}
+_BITCPM_1B = _sizes(1536, 3840, 52, 24, 8, 73448) | {"rms_norm_eps": 1e-5}
+
+_ROWS = (
+    Published(
+        "MiniCPM-2B",
+        (
+            "openbmb/MiniCPM-2B-sft-bf16",
+            "openbmb/MiniCPM-2B-sft-fp32",
+            "openbmb/MiniCPM-2B-dpo-bf16",
+            "openbmb/MiniCPM-2B-dpo-fp16",
+            "openbmb/MiniCPM-2B-dpo-fp32",
+        ),
+        "minicpm",
+        _mup(**_2B),
+        2724880896,
+    ),
+    Published(
+        "MiniCPM-1B",
+        ("openbmb/MiniCPM-1B-sft-bf16",),
+        "minicpm",
+        _mup(**_1B),
+        1360246272,
+        unverified=("max_position_embeddings",),
+    ),
+    Published(
+        "MiniCPM-2B-128k",
+        ("openbmb/MiniCPM-2B-128k",),
+        "minicpm-128k",
+        _mup(
+            **_2B
+            | {
+                "vocab_size": 122760,
+                "tie_word_embeddings": False,
+                "max_position_embeddings": 65536,
+                "rope_theta": 4129032.258,
+                "rope_scaling": {"type": "dynamic", "factor": 4.0},
+            }
+        ),
+        None,
+        unverified=("vocab_size", "max_position_embeddings", "rope_theta", "rope_scaling.factor"),
+    ),
+    Published(
+        "MiniCPM4-8B",
+        ("openbmb/MiniCPM4-8B",),
+        "minicpm4",
+        _mup(**_8B, **_longrope(rope_tables.MINICPM4_8B, 32768)),
+        8185253888,
+    ),
+    Published(
+        "MiniCPM4-0.5B",
+        ("openbmb/MiniCPM4-0.5B", "openbmb/MiniCPM4-0.5B-QAT-Int4-unquantized"),
+        "minicpm4",
+        _mup(**_SMALL, **_longrope(rope_tables.MINICPM4_SMALL, 32768)),
+        433873920,
+    ),
+    Published(
+        "MiniCPM4.1-8B",
+        ("openbmb/MiniCPM4.1-8B",),
+        "minicpm4.1",
+        _mup(**_8B, **_longrope(rope_tables.MINICPM41_8B, 65536)),
+        8185253888,
+        unverified=("rope_scaling factors, reconstructed from the published 128K list",),
+    ),
+    Published(
+        "BitCPM4-1B",
+        ("openbmb/BitCPM4-1B",),
+        "minicpm4",
+        _mup(**_BITCPM_1B, **_longrope(rope_tables.MINICPM4_SMALL, 32768, spelling="type", kind="su")),
+        1360258560,
+        unverified=("tie_word_embeddings",),
+    ),
+    Published(
+        "BitCPM4-0.5B",
+        ("openbmb/BitCPM4-0.5B",),
+        "minicpm4",
+        _mup(**_SMALL, **_longrope(rope_tables.MINICPM4_SMALL, 32768)),
+        433873920,
+        unverified=("all of config.json; dimensions are MiniCPM4-0.5B's",),
+    ),
+    Published(
+        "MiniCPM-2B-llama-format",
+        ("openbmb/MiniCPM-2B-sft-bf16-llama-format",),
+        "minicpm-llama",
+        _2B
+        | {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "torch_dtype": "bfloat16",
+        },
+        None,
+    ),
+    Published(
+        "MiniCPM5-1B",
+        ("openbmb/MiniCPM5-1B",),
+        "minicpm5",
+        _sizes(1536, 4608, 24, 16, 2, 130560)
+        | {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "head_dim": 128,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 5000000.0,
+            "rope_scaling": None,
+            "max_position_embeddings": 131072,
+            "tie_word_embeddings": False,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "bos_token_id": 0,
+            "eos_token_id": [1, 130073],
+            "torch_dtype": "bfloat16",
+        },
+        1080632832,
+        unverified=("bos_token_id",),
+    ),
+)

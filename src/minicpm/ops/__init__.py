@@ -1,0 +1,1 @@
+"""Computes on tensors: a folder per operator, the slow reference first."""

@@ -1,0 +1,39 @@
+"""The table from operator to implementation, chosen once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from minicpm.errors import BadParameter
+from minicpm.ops.attention import cpu as torch_attention
+from minicpm.ops.attention import reference as reference_attention
+from minicpm.ops.rms_norm.reference import rms_norm
+from minicpm.ops.rope.angles import Angles
+from minicpm.ops.rope.reference import rotate
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One implementation of every operator; the reference of each states shapes and dtypes."""
+
+    name: str
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    rotate: Callable[[Tensor, Angles], Tensor]
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attend_equal: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+REFERENCE = Backend("reference", rms_norm, rotate, reference_attention.attend, reference_attention.attend_equal)
+TORCH = Backend("torch", rms_norm, rotate, torch_attention.attend, torch_attention.attend_equal)
+
+_BACKENDS = {backend.name: backend for backend in (REFERENCE, TORCH)}
+
+
+def choose_backend(name: str) -> Backend:
+    """The backend of that name, or the fastest for "auto"; raises BadParameter for an unknown one."""
+    if name == "auto":
+        return TORCH
+    if name not in _BACKENDS:
+        raise BadParameter(f"The backend {name!r} is not known. Use one of: auto, {', '.join(_BACKENDS)}.")
+    return _BACKENDS[name]

@@ -1,0 +1,122 @@
+"""Complete toy checkpoints of every published model: real layout and names, random weights."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minicpm.models.decoder import Decoder
+from minicpm.models.published import Published, published
+from minicpm.models.registry import parse
+from minicpm.testing.tiny_tokenizer import TinyTokenizer, tiny_tokenizer
+
+_SHARD_TENSORS = 9
+
+
+def families() -> list[str]:
+    """Names `tiny_checkpoint` accepts, one per published model."""
+    return [row.name.lower() for row in published()]
+
+
+def tiny_checkpoint(family: str, path: Path | str, seed: int = 0, *, dtype: str = "float32", **changes: Any) -> Path:
+    """Write a toy checkpoint of `family` to the folder `path` and return it.
+
+    config.json keeps every key of the published config but the sizes; weights are normal with
+    variance 1 / fan-in, in sharded safetensors under the published names. `changes` replaces
+    config keys.
+    """
+    row = _row(family)
+    tokenizer = tiny_tokenizer(row.family)
+    raw = tiny_config(family, tokenizer) | {"torch_dtype": dtype} | changes
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "config.json", raw)
+    _write_json(folder / "generation_config.json", _generation(raw))
+    tokenizer.write(folder)
+    _write_weights(folder, raw, seed, getattr(torch, dtype))
+    return folder
+
+
+def tiny_config(family: str, tokenizer: TinyTokenizer | None = None) -> dict[str, Any]:
+    """The toy config of `family`; its vocabulary fits `tokenizer`."""
+    row = _row(family)
+    tokenizer = tokenizer or tiny_tokenizer(row.family)
+    raw = dict(row.raw) | _toy_sizes(row) | {"bos_token_id": tokenizer.bos, "eos_token_id": list(tokenizer.eos)}
+    raw["vocab_size"] = tokenizer.size
+    if raw.get("pad_token_id") is not None:
+        raw["pad_token_id"] = tokenizer.eos[0]
+    if raw.get("rope_scaling"):
+        raw["rope_scaling"] = _toy_rope(dict(raw["rope_scaling"]))
+    return raw
+
+
+def _row(family: str) -> Published:
+    rows = {row.name.lower(): row for row in published()}
+    if family.lower() not in rows:
+        raise ValueError(f"No toy checkpoint is known for {family!r}; one of: {', '.join(rows)}.")
+    return rows[family.lower()]
+
+
+def _toy_sizes(row: Published) -> dict[str, Any]:
+    real = row.raw
+    grouped = real["num_key_value_heads"] < real["num_attention_heads"]
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2 if grouped else 4,
+    }
+    if "dim_model_base" in real:
+        sizes["dim_model_base"] = 16
+    if "head_dim" in real:
+        sizes["head_dim"] = 32
+    return sizes
+
+
+def _toy_rope(scaling: dict[str, Any]) -> dict[str, Any]:
+    for key in ("short_factor", "long_factor"):
+        if key in scaling:
+            stride = len(scaling[key]) // 8  # 8 frequencies for heads 16 wide
+            scaling[key] = scaling[key][::stride][:8]
+    return scaling
+
+
+def _generation(raw: dict[str, Any]) -> dict[str, Any]:
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {key: raw[key] for key in keys if raw.get(key) is not None} | {"do_sample": True, "temperature": 0.7, "top_p": 0.7}
+
+
+def _write_weights(folder: Path, raw: dict[str, Any], seed: int, dtype: torch.dtype) -> None:
+    with torch.device("meta"):
+        decoder = Decoder(parse(raw))
+    tensors = dict(_random_weights(decoder, seed, dtype))
+    names = sorted(tensors)
+    groups = [names[i : i + _SHARD_TENSORS] for i in range(0, len(names), _SHARD_TENSORS)]
+    weight_map = {}
+    for number, group in enumerate(groups, start=1):
+        shard = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        save_file({name: tensors[name] for name in group}, folder / shard, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(group, shard)
+    total = sum(t.nbytes for t in tensors.values())
+    _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _random_weights(decoder: Decoder, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in decoder.named_parameters():
+        if weight.ndim == 1:
+            value = 1 + 0.1 * torch.randn(weight.shape, generator=generator)
+        else:
+            value = torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5
+        yield name, value.to(dtype)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
+
+

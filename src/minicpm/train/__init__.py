@@ -1,0 +1,1 @@
+"""Training: data, schedules, optimisers and the recipe of the packaged model."""
