@@ -1,0 +1,73 @@
+"""The bytes that each token stands for, whatever alphabet its vocabulary is written in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from minicpm.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+WORD_MARKER = "\u2581"
+
+
+class TokenBytes:
+    """Maps a token id to its UTF-8 bytes; a token may hold part of a character."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        kinds = set(_decoder_kinds(backend))
+        if not kinds & {"ByteLevel", "ByteFallback", "Metaspace", "Replace"}:
+            raise TokenizerError(
+                f"The tokenizer decodes by {sorted(kinds) or 'nothing'}, and only byte-level and SentencePiece-like "
+                "decoders are known. Use the tokenizer that was published with the model."
+            )
+        self._backend = backend
+        self._byte_level = "ByteLevel" in kinds
+        self._fallback = "ByteFallback" in kinds
+        self._added = {number: token.content for number, token in backend.get_added_tokens_decoder().items()}
+        self._known: dict[int, bytes] = {}
+
+    def __call__(self, token_id: int) -> bytes:
+        """The bytes of one token; an id outside the vocabulary raises TokenizerError."""
+        data = self._known.get(token_id)
+        if data is None:
+            data = self._known[token_id] = self._look_up(token_id)
+        return data
+
+    def _look_up(self, token_id: int) -> bytes:
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        token = self._backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
+        if token is None:
+            # Heads are often padded beyond the vocabulary; such an id spells nothing.
+            return b""
+        if self._byte_level:
+            table = _byte_of_character()
+            return b"".join(table.get(character) or character.encode() for character in token)
+        if self._fallback and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes.fromhex(token[3:5])
+        return token.replace(WORD_MARKER, " ").encode()
+
+
+def _decoder_kinds(backend: Tokenizer) -> Iterator[str]:
+    if backend.decoder is not None:
+        yield from _kinds(json.loads(backend.decoder.__getstate__()))
+
+
+def _kinds(decoder: dict[str, Any]) -> Iterator[str]:
+    yield decoder["type"]
+    for inner in decoder.get("decoders", ()):
+        yield from _kinds(inner)
+
+
+@cache
+def _byte_of_character() -> dict[str, bytes]:
+    """The byte-level alphabet of GPT-2: printable Latin-1 for itself, the other bytes from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): bytes([byte]) for byte in printable}
+    return table | {chr(0x100 + place): bytes([byte]) for place, byte in enumerate(others)}
