@@ -1,0 +1,80 @@
+"""Mixtures of the skills by share of tokens, cut into shards that depend on nothing but seed and index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from minicpm.train.nano.corpus import arithmetic, facts, natural, retrieval, smalltalk, stories, texttasks, tools, unknown
+from minicpm.train.nano.sample import Sample
+
+SHARD = 2000
+# Shares of tokens, not of samples.
+STABLE: Mapping[str, float] = {
+    "drill": 0.15, "scratch": 0.05, "arithmetic": 0.15, "retrieval": 0.18, "tools": 0.18, "smalltalk": 0.05,
+    "facts": 0.06, "unknown": 0.06, "texttasks": 0.05, "stories": 0.03, "natural": 0.04,
+}  # fmt: skip
+DECAY: Mapping[str, float] = {
+    "drill": 0.10, "scratch": 0.03, "arithmetic": 0.18, "retrieval": 0.18, "tools": 0.22, "smalltalk": 0.08,
+    "facts": 0.08, "unknown": 0.07, "texttasks": 0.03, "stories": 0.02, "natural": 0.01,
+}  # fmt: skip
+CHAT: Mapping[str, float] = {
+    "drill": 0.05, "arithmetic": 0.24, "retrieval": 0.16, "tools": 0.25, "smalltalk": 0.09, "facts": 0.08,
+    "unknown": 0.10, "texttasks": 0.03,
+}  # fmt: skip
+LONG: Mapping[str, float] = {
+    "long": 0.60, "drill": 0.04, "arithmetic": 0.10, "retrieval": 0.04, "tools": 0.10, "smalltalk": 0.04,
+    "facts": 0.03, "unknown": 0.04, "texttasks": 0.01,
+}  # fmt: skip
+
+
+def makers(source: natural.Natural | None, long: bool = False) -> dict[str, Callable[[Random], Sample]]:
+    """The generator of every skill; `long` also lengthens the plain retrieval documents."""
+    span = (800, 1800) if long else (64, 400)
+    table: dict[str, Callable[[Random], Sample]] = {
+        "drill": arithmetic.drill,
+        "scratch": arithmetic.scratch_drill,
+        "arithmetic": arithmetic.chat,
+        "retrieval": lambda rng: retrieval.retrieval(rng, rng.randint(*span)),
+        "long": lambda rng: retrieval.retrieval(rng, rng.randint(800, 1800)),
+        "tools": tools.tools,
+        "smalltalk": smalltalk.smalltalk,
+        "facts": facts.facts,
+        "unknown": lambda rng: unknown.unknown(rng, source),
+        "texttasks": texttasks.texttasks,
+        "stories": stories.story,
+    }
+    if source is not None and source.pairs:
+        table["natural"] = lambda rng: natural.natural(rng, source)
+    return table
+
+
+def shard(
+    seed: int, index: int, mix: Mapping[str, float], *, long: bool = False, corpus: Path | None = None, size: int = SHARD
+) -> list[Sample]:
+    """The samples of one shard, in random order: a pure function of its arguments and the corpus files.
+
+    Every next sample comes from the skill that is furthest behind its share. Without a corpus folder the share of
+    "natural" goes to the others.
+    """
+    rng = Random(f"nano/{seed}/{index}")
+    table = makers(natural.load(corpus), long)
+    owed = {skill: weight for skill, weight in mix.items() if weight > 0 and skill in table}
+    spent = {skill: rng.random() * 300 / weight for skill, weight in owed.items()}
+    samples = []
+    for _ in range(size):
+        skill = min(spent, key=spent.__getitem__)
+        samples.append(table[skill](rng))
+        spent[skill] += sum(retrieval.cost(part.text) for part in samples[-1].parts) / owed[skill]
+    rng.shuffle(samples)
+    return samples
+
+
+def stream(
+    seed: int, mix: Mapping[str, float], *, long: bool = False, corpus: Path | None = None, start: int = 0
+) -> Iterator[Sample]:
+    """All shards from number `start` on, without end."""
+    for index in count(start):
+        yield from shard(seed, index, mix, long=long, corpus=corpus)
