@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -54,18 +56,28 @@ def _texts(samples: Iterable[Sample]) -> Iterator[str]:
     return (part.text for sample in samples for part in sample.parts if not part.control)
 
 
+def _alphabet(texts: Iterable[str], size: int) -> list[str]:
+    """The printable ASCII characters and the most frequent others; ties by code, where the trainer's own choice varies."""
+    always = [chr(n) for n in range(33, 127)] + ["▁", "\n"]
+    seen = Counter(chain.from_iterable(texts))
+    others = sorted(seen.keys() - {" ", *always}, key=lambda ch: (-seen[ch], ch))
+    return always + others[: size - len(always)]
+
+
 def build_tokenizer(samples: Iterable[Sample], *, vocab: int = VOCAB) -> Tokenizer:
     """Train on the text parts of `samples`; the result has exactly `vocab` ids if the text offers as many pieces.
 
     Ids: the special tokens, the 256 bytes, then the alphabet and the merged pieces.
     """
     learned = vocab - len(SPECIAL) - len(BYTES)
+    texts = list(_texts(samples))
+    alphabet = _alphabet(texts, min(CHARACTERS, learned // 2))
     trainee = _shell(models.BPE())
     trainer = trainers.BpeTrainer(
-        vocab_size=learned, limit_alphabet=min(CHARACTERS, learned // 2), show_progress=False, max_token_length=16,
-        initial_alphabet=[chr(n) for n in range(33, 127)] + ["▁", "\n"],
+        vocab_size=learned, limit_alphabet=len(alphabet), initial_alphabet=alphabet, max_token_length=16,
+        show_progress=False,
     )  # fmt: skip
-    trainee.train_from_iterator(_texts(samples), trainer)
+    trainee.train_from_iterator(texts, trainer)
     trained = json.loads(trainee.to_str())["model"]
     pieces = sorted(trained["vocab"], key=trained["vocab"].__getitem__)
     ids = {piece: number for number, piece in enumerate((*SPECIAL, *BYTES, *pieces))}
