@@ -20,7 +20,9 @@
     |   `-- MessageError       a conversation is malformed
     |-- RequestError           a request cannot be served
     |   |-- BadParameter       a sampling or length parameter is out of range
-    |   `-- PromptTooLong      the prompt does not fit the context
+    |   |-- PromptTooLong      the prompt does not fit the context
+    |   |-- QueueFull          too many requests are unfinished
+    |   `-- StepFailed         computing it failed; the cause is the exception's __cause__
     |-- HubError               files cannot be had from a hub
     |   |-- Offline            the network is needed and absent or switched off
     |   |-- NotOnHub           no such repository, revision or file
@@ -119,6 +121,14 @@ class BadParameter(RequestError):
 
 class PromptTooLong(RequestError):
     """Raised when a prompt does not fit the context; nothing is cut unless asked for."""
+
+
+class QueueFull(RequestError):
+    """Raised when an engine already holds as many unfinished requests as it accepts."""
+
+
+class StepFailed(RequestError):
+    """Raised to the requests of a step whose computation failed; the engine goes on."""
 
 
 class HubError(MiniCPMError):

@@ -1,0 +1,1 @@
+"""Serves requests on a decoder: schedules, runs, samples, reuses prefixes."""

@@ -1,0 +1,78 @@
+"""Computes one planned step: a single forward, and logits only for the rows that are sampled or scored."""
+
+from collections.abc import Sequence as Listing
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minicpm.cache import Batch, Cache, Segment
+from minicpm.engine.logprobs import scores
+from minicpm.engine.request import TokenScore
+from minicpm.engine.sampler import Draw, choose
+from minicpm.engine.scheduler import Work
+from minicpm.models.decoder import Decoder
+
+SCORED_ROWS = 64
+"""Rows of logits held at once while scoring a prompt: a vocabulary of 150 k takes 38 MB."""
+
+
+class Outcome(NamedTuple):
+    """What one work gave: a draw if it reached the last known token, scores of prompt tokens by position."""
+
+    draw: Draw | None
+    prompt_scores: dict[int, TokenScore]
+
+
+class Runner:
+    """Runs plans on one decoder and one cache; holds nothing between steps."""
+
+    def __init__(self, decoder: Decoder, cache: Cache) -> None:
+        self._decoder = decoder
+        self._cache = cache
+
+    @torch.inference_mode()
+    def run(self, works: Listing[Work]) -> list[Outcome]:
+        """One outcome per work; the cache then holds the works' tokens. Room must have been reserved."""
+        hidden = self._decoder(self._batch(works))
+        ends = _ends(works)
+        sampled = [i for i, work in enumerate(works) if work.samples]
+        draws = self._choose(hidden, [ends[i] - 1 for i in sampled], [works[i] for i in sampled])
+        by_work = dict(zip(sampled, draws, strict=True))
+        return [
+            Outcome(by_work.get(i), self._score(hidden[ends[i] - work.count : ends[i]], work))
+            for i, work in enumerate(works)
+        ]
+
+    def _batch(self, works: Listing[Work]) -> Batch:
+        ids = [t for w in works for t in w.sequence.tokens[w.start : w.start + w.count]]
+        segments = tuple(Segment(w.sequence.handle, w.start, w.count) for w in works)
+        return Batch(torch.tensor(ids, device=self._decoder.device), segments, self._cache)
+
+    def _choose(self, hidden: Tensor, rows: list[int], works: list[Work]) -> list[Draw]:
+        if not works:
+            return []
+        return choose(self._decoder.logits(hidden[rows]), [w.sequence for w in works])
+
+    def _score(self, hidden: Tensor, work: Work) -> dict[int, TokenScore]:
+        """Scores of the prompt tokens that hidden [count, D] predicts, each row the next position."""
+        wanted, sequence = work.sequence.params.prompt_logprobs, work.sequence
+        if wanted is None or not sequence.unscored:
+            return {}
+        first, last = work.start + 1, min(work.start + work.count + 1, sequence.prompt_length)
+        found: dict[int, TokenScore] = {}
+        for start in range(first, last, SCORED_ROWS):
+            stop = min(start + SCORED_ROWS, last)
+            logits = self._decoder.logits(hidden[start - first : stop - first])
+            tokens = sequence.tokens[start:stop].tolist()
+            found |= zip(range(start, stop), scores(logits, tokens, wanted), strict=True)
+        return found
+
+
+def _ends(works: Listing[Work]) -> list[int]:
+    """For each work, the row after its last one in the packed batch."""
+    ends, total = [], 0
+    for work in works:
+        total += work.count
+        ends.append(total)
+    return ends
