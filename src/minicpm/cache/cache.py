@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -110,7 +111,7 @@ class Cache:
         return copy
 
     def plan(self, segments: Sequence[Segment]) -> CachePlan:
-        """Rows to write and read for `segments`; each starts at its sequence's end, within its reserved room."""
+        """Rows to write and read for `segments`, each within the room reserved at its sequence's end."""
         writes = [self._rows(s, s.start, s.start + s.count) for s in segments]
         reads = tuple(self._rows(s, 0, s.start + s.count) for s in segments)
         return CachePlan(_join(writes, self._device), reads)
@@ -124,11 +125,13 @@ class Cache:
     def _rows(self, segment: Segment, start: int, stop: int) -> Rows:
         assert segment.seq is not None, "a batch with a cache needs a sequence for every segment"
         entry = self._table[segment.seq]
-        assert segment.start == entry.length, f"segment starts at {segment.start}, the sequence holds {entry.length}"
+        assert segment.start == entry.length, (
+            f"segment starts at {segment.start}, the sequence holds {entry.length}"
+        )
         assert stop <= len(entry.pages) * PAGE, f"no room was reserved for {segment.count} tokens"
         pages = entry.pages[start // PAGE : -(-stop // PAGE)]
         first = pages[0] * PAGE + start % PAGE
-        if all(b == a + 1 for a, b in zip(pages, pages[1:], strict=False)):
+        if all(b == a + 1 for a, b in pairwise(pages)):
             return slice(first, first + stop - start)
         base = torch.tensor(pages, device=self._device).repeat_interleave(PAGE) * PAGE
         within = torch.arange(PAGE, device=self._device).repeat(len(pages))

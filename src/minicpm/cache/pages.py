@@ -39,10 +39,16 @@ class PagePool:
         if self._shares[page] == 0:
             self._free.add(page)
             heapq.heappush(self._lowest, page)
+            self._forget_stale()
 
     def is_shared(self, page: int) -> bool:
         """True when more than one sequence holds the page."""
         return self._shares[page] > 1
+
+    def _forget_stale(self) -> None:
+        """Rebuild the heap once stale entries outnumber pages; a sorted list is a heap."""
+        if len(self._lowest) > 2 * self.total:
+            self._lowest = sorted(self._free)
 
     def _pop_lowest(self) -> int:
         while True:

@@ -11,7 +11,9 @@ Rows = slice | Tensor
 class TokenStore:
     """K and V of shape [pages * 64, Hk, d]; row page * 64 + i holds token i of that page."""
 
-    def __init__(self, pages: int, kv_heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, pages: int, kv_heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
         shape = (pages * PAGE, kv_heads, head_dim)
         self.k = torch.empty(shape, dtype=dtype, device=device)
         self.v = torch.empty(shape, dtype=dtype, device=device)

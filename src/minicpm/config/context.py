@@ -8,7 +8,7 @@ from minicpm.config.rope import DynamicNTKRope, LongRope, Rope
 from minicpm.errors import BadParameter
 
 # Native table -> (extended table, its length). Both leave the attention scale at 1.
-_EXTENSIONS = {
+_EXTENSIONS: dict[tuple[float, ...], tuple[tuple[float, ...], int]] = {
     rope_tables.MINICPM4_8B: (rope_tables.MINICPM4_8B_128K, 131072),
     rope_tables.MINICPM41_8B: (rope_tables.MINICPM41_8B_128K, 131072),
 }

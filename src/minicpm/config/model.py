@@ -89,7 +89,9 @@ class ModelConfig:
 
 def parameter_count(config: ModelConfig) -> int:
     """Number of weights, norms included, a tied head counted once."""
-    per_layer = sum(_mixer_count(config, layer.mixer) + _ffn_count(config, layer.ffn) for layer in config.layers)
+    per_layer = sum(
+        _mixer_count(config, layer.mixer) + _ffn_count(config, layer.ffn) for layer in config.layers
+    )
     norms = config.hidden * (2 * len(config.layers) + 1)
     embeddings = config.vocab * config.hidden * (1 if config.tied else 2)
     return per_layer + norms + embeddings

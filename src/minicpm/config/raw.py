@@ -1,24 +1,30 @@
 """Reads a raw config with types checked, every problem collected and every unread key noticed."""
 
 from collections.abc import Mapping
+from reprlib import Repr
 from typing import Any
 
 from minicpm.errors import BadConfig, UnreadConfig
 
+# Far above any model, and small enough that the product of three sizes still counts in 64 bits.
+LARGEST_SIZE = 2**20
+LARGEST_NUMBER = 1e12
+
 # Keys of Hugging Face configs that change nothing in a forward pass of these models.
 HARMLESS = frozenset(
     """
-    _name_or_path _attn_implementation _commit_hash add_cross_attention architectures attention_dropout auto_map
-    bad_words_ids begin_suppress_tokens chunk_size_feed_forward classifier_dropout cross_attention_hidden_size
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
-    id2label initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length min_length model_type
-    mup_denominator name_or_path no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-    output_attentions output_hidden_states output_scores prefix pretraining_tp problem_type pruned_heads
+    _name_or_path _attn_implementation _commit_hash add_cross_attention architectures attention_dropout
+    auto_map bad_words_ids begin_suppress_tokens chunk_size_feed_forward classifier_dropout
+    cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task forced_bos_token_id
+    forced_eos_token_id gradient_checkpointing id2label initializer_range is_decoder is_encoder_decoder
+    label2id length_penalty max_length min_length model_type mup_denominator name_or_path
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
+    output_hidden_states output_scores prefix pretraining_tp problem_type pruned_heads
     remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id shift_labels
-    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p
-    torch_dtype torchscript transformers_version transformers.js_config typical_p unsloth_fixed unsloth_version
-    use_bfloat16 use_cache use_return_dict resid_pdrop embd_pdrop
+    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class
+    top_k top_p torch_dtype torchscript transformers_version transformers.js_config typical_p
+    unsloth_fixed unsloth_version use_bfloat16 use_cache use_return_dict resid_pdrop embd_pdrop
     """.split()
 )
 
@@ -30,6 +36,7 @@ class RawConfig:
         self._raw = raw
         self._where = where
         self._read: set[str] = set()
+        self._refused: set[str] = set()
         self._children: list[RawConfig] = []
         self.problems: list[str] = []
 
@@ -37,28 +44,33 @@ class RawConfig:
         """True when the key is present and not null; does not count as reading it."""
         return self._raw.get(key) is not None
 
+    def sound(self, *keys: str) -> bool:
+        """True when none of these keys was refused, so that their values may be compared."""
+        return self._refused.isdisjoint(keys)
+
     def _take(self, key: str) -> Any:
         self._read.add(key)
         return self._raw.get(key)
 
-    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
-        """An integer of at least `least`; the default when absent, a problem when there is none."""
+    def integer(
+        self, key: str, default: int | None = None, *, least: int = 1, most: int = LARGEST_SIZE
+    ) -> int:
+        """An integer from `least` to `most`; the default when absent, a problem when there is none."""
         value = self._take(key)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.problem(f"{key} is {value!r}, where an integer of at least {least} is needed")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self._refuse(key, value, f"an integer from {least} to {most}")
             return max(least, 1)
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite positive number."""
+        """A positive number of at most 1e12."""
         value = self._take(key)
         if value is None and default is not None:
             return default
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-        if not fits:
-            self.problem(f"{key} is {value!r}, where a positive number is needed")
+        if not _is_number(value):
+            self._refuse(key, value, "a positive number")
             return 1.0
         return float(value)
 
@@ -68,7 +80,7 @@ class RawConfig:
         if value is None:
             return default
         if not isinstance(value, bool):
-            self.problem(f"{key} is {value!r}, where true or false is needed")
+            self._refuse(key, value, "true or false")
             return default
         return value
 
@@ -78,21 +90,21 @@ class RawConfig:
         if value is None:
             return default
         if not isinstance(value, str):
-            self.problem(f"{key} is {value!r}, where a string is needed")
+            self._refuse(key, value, "a string")
             return default
         return value
 
-    def numbers(self, key: str, length: int) -> tuple[float, ...]:
-        """A list of `length` positive numbers."""
+    def numbers(self, key: str, length: int | None) -> tuple[float, ...]:
+        """A list of `length` positive numbers; None accepts any length."""
         value = self._take(key)
-        good = isinstance(value, list) and all(
-            isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < float("inf") for x in value
-        )
-        if not good or len(value) != length:
-            found = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
-            self.problem(f"{key} is {found}, where a list of {length} positive numbers is needed")
-            return (1.0,) * length
-        return tuple(float(x) for x in value)
+        wanted = "a list of positive numbers" if length is None else f"a list of {length} positive numbers"
+        if not isinstance(value, list) or not all(map(_is_number, value)):
+            self._refuse(key, value, wanted)
+        elif length is not None and len(value) != length:
+            self._refuse(key, f"a list of {len(value)}", wanted, quote=False)
+        else:
+            return tuple(map(float, value))
+        return (1.0,) * (length or 1)
 
     def token(self, key: str, default: int | None) -> int | None:
         """A token id or null."""
@@ -106,7 +118,7 @@ class RawConfig:
             return default
         ids = value if isinstance(value, list) else [value]
         if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-            self.problem(f"{key} is {value!r}, where token ids are needed")
+            self._refuse(key, value, "a token id or a list of them")
             return default
         return tuple(ids)
 
@@ -116,7 +128,7 @@ class RawConfig:
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            self.problem(f"{key} is {value!r}, where an object is needed")
+            self._refuse(key, value, "an object")
             return None
         nested = RawConfig(value, where=f"{key} in {self._where}")
         self._children.append(nested)
@@ -126,7 +138,8 @@ class RawConfig:
         """Read a key whose only understood values are `allowed` or absence."""
         value = self._take(key)
         if value is not None and value not in allowed:
-            self.problem(f"{key} is {value!r}: {why}")
+            self._refused.add(key)
+            self.problem(f"{key} is {_short(value)}: {why}")
 
     def ignore(self, *keys: str) -> None:
         """Mark keys as known and without effect here."""
@@ -135,6 +148,13 @@ class RawConfig:
     def problem(self, text: str) -> None:
         """Note a problem to be raised by `finish`."""
         self.problems.append(f"{text} ({self._where})")
+
+    def _refuse(self, key: str, value: object, wanted: str, *, quote: bool = True) -> None:
+        self._refused.add(key)
+        if value is None:
+            self.problem(f"{key} is missing, where {wanted} is needed")
+        else:
+            self.problem(f"{key} is {_short(value) if quote else value}, where {wanted} is needed")
 
     def _all_problems(self) -> list[str]:
         return self.problems + [p for child in self._children for p in child._all_problems()]
@@ -148,7 +168,9 @@ class RawConfig:
         problems = self._all_problems()
         if problems:
             raise BadConfig(
-                "This model's config cannot be used: " + "; ".join(problems) + ". Correct config.json, or fetch it again."
+                "This model's config cannot be used: "
+                + "; ".join(problems)
+                + ". Correct config.json, or fetch it again."
             )
         unread = self._unread()
         if unread:
@@ -158,3 +180,14 @@ class RawConfig:
                 + ". Loading it anyway could ignore part of the model, so it is refused. "
                 "Remove keys you know to be without effect, or use a version that supports them."
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST_NUMBER
+
+
+def _short(value: object) -> str:
+    """repr, cut where a config holds something long or deep in a wrong place."""
+    cutter = Repr()
+    cutter.maxstring = cutter.maxother = cutter.maxlong = 60
+    return cutter.repr(value)

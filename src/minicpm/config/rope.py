@@ -42,7 +42,7 @@ class DynamicNTKRope:
         if self.length <= self.original:
             return self.theta
         ratio = self.factor * self.length / self.original - (self.factor - 1)
-        return self.theta * ratio ** (self.dim / (self.dim - 2))
+        return self.theta * math.pow(ratio, self.dim / (self.dim - 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class LongRope:
 Rope = DefaultRope | LinearRope | DynamicNTKRope | LongRope
 
 
-def long_rope_attention_scale(length: int, original: int) -> float:
+def long_rope_attention_scale(length: float, original: int) -> float:
     """m = sqrt(1 + ln(M/O) / ln(O)) for M = length > O = original, else 1 (LongRoPE, arXiv 2402.13753)."""
     if length <= original:
         return 1.0

@@ -4,6 +4,8 @@ The native lists are logistic curves, lo + A / (1 + exp(-(i - (n-1)/2) / w)), wh
 a checksum. The two 128K lists stretch the upper frequencies of a native one.
 """
 
+# fmt: off
+
 # MiniCPM4-0.5B and BitCPM4, original length 32768
 MINICPM4_SMALL = (
     1.0004360675811768, 1.0668443441390991, 1.1631425619125366, 1.3025742769241333,

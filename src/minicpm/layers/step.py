@@ -44,12 +44,18 @@ def _attend_fresh(ops: Backend, segments: Sequence[Segment], q: Tensor, k: Tenso
 
 
 def _attend_cached(
-    ops: Backend, segments: Sequence[Segment], plan: CachePlan, store: TokenStore, qkv: tuple[Tensor, Tensor, Tensor]
+    ops: Backend,
+    segments: Sequence[Segment],
+    plan: CachePlan,
+    store: TokenStore,
+    qkv: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:
     q, k, v = qkv
     store.write(plan.write, k, v)
     queries = q.split([segment.count for segment in segments])
-    return _concatenate([ops.attend(q, *store.read(rows)) for q, rows in zip(queries, plan.reads, strict=True)])
+    return _concatenate(
+        [ops.attend(q, *store.read(rows)) for q, rows in zip(queries, plan.reads, strict=True)]
+    )
 
 
 def _concatenate(parts: list[Tensor]) -> Tensor:

@@ -54,18 +54,24 @@ def _mup(**own: Any) -> dict[str, Any]:
     return shared | own
 
 
-def _sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocab: int) -> dict[str, Any]:
-    return {
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocab,
-    }
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
 
 
-def _longrope(table: tuple[float, ...], original: int, *, spelling: str = "rope_type", kind: str = "longrope") -> Raw:
+def _sizes(*numbers: int) -> dict[str, Any]:
+    """Numbers in the order of _SIZES."""
+    return dict(zip(_SIZES, numbers, strict=True))
+
+
+def _longrope(
+    table: tuple[float, ...], original: int, *, spelling: str = "rope_type", kind: str = "longrope"
+) -> Raw:
     factors = list(table)
     return {
         "rope_scaling": {

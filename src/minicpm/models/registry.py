@@ -58,6 +58,6 @@ def _unknown_message(names: list[str], model_type: object) -> str:
     architectures = sorted({a for f in _FAMILIES for a in f.architectures})
     return (
         f"No model family here reads architectures {names} with model_type {model_type!r}. "
-        f"Known architectures: {', '.join(architectures)}. It is not loaded as something similar, because that gives "
-        "wrong answers silently; `minicpm models` lists what is supported."
+        f"Known architectures: {', '.join(architectures)}. It is not loaded as something similar, because "
+        "that gives wrong answers silently; `minicpm models` lists what is supported."
     )

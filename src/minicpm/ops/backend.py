@@ -24,7 +24,9 @@ class Backend:
     attend_equal: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-REFERENCE = Backend("reference", rms_norm, rotate, reference_attention.attend, reference_attention.attend_equal)
+REFERENCE = Backend(
+    "reference", rms_norm, rotate, reference_attention.attend, reference_attention.attend_equal
+)
 TORCH = Backend("torch", rms_norm, rotate, torch_attention.attend, torch_attention.attend_equal)
 
 _BACKENDS = {backend.name: backend for backend in (REFERENCE, TORCH)}

@@ -9,7 +9,7 @@ _HOMES = {
     "tiny_config": "minicpm.testing.tiny",
 }
 
-__all__ = ["ScriptedChat", "families", "tiny_checkpoint", "tiny_config"]  # noqa: F822 - resolved lazily
+__all__ = ["ScriptedChat", "families", "tiny_checkpoint", "tiny_config"]
 
 
 def __getattr__(name: str) -> Any:

@@ -49,7 +49,9 @@ class ScriptedChat:
     ) -> Iterator[Event]:
         """Records the call now and replays its answer as it is read."""
         if not self.remaining:
-            raise IndexError(f"ScriptedChat was asked {len(self.calls) + 1} times for {len(self._answers)} answers")
+            raise IndexError(
+                f"ScriptedChat was asked {len(self.calls) + 1} times for {len(self._answers)} answers"
+            )
         copied_tools = None if tools is None else deepcopy(list(tools))
         self.calls.append(RecordedCall(deepcopy(list(messages)), copied_tools, thinking, dict(sampling)))
         return iter(self._answers[len(self.calls) - 1])

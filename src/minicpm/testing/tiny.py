@@ -22,7 +22,9 @@ def families() -> list[str]:
     return [row.name.lower() for row in published()]
 
 
-def tiny_checkpoint(family: str, path: Path | str, seed: int = 0, *, dtype: str = "float32", **changes: Any) -> Path:
+def tiny_checkpoint(
+    family: str, path: Path | str, seed: int = 0, *, dtype: str = "float32", **changes: Any
+) -> Path:
     """Write a toy checkpoint of `family` to the folder `path` and return it.
 
     config.json keeps every key of the published config but the sizes; weights are normal with
@@ -45,7 +47,9 @@ def tiny_config(family: str, tokenizer: TinyTokenizer | None = None) -> dict[str
     """The toy config of `family`; its vocabulary fits `tokenizer`."""
     row = _row(family)
     tokenizer = tokenizer or tiny_tokenizer(row.family)
-    raw = dict(row.raw) | _toy_sizes(row) | {"bos_token_id": tokenizer.bos, "eos_token_id": list(tokenizer.eos)}
+    raw = (
+        dict(row.raw) | _toy_sizes(row) | {"bos_token_id": tokenizer.bos, "eos_token_id": list(tokenizer.eos)}
+    )
     raw["vocab_size"] = tokenizer.size
     if raw.get("pad_token_id") is not None:
         raw["pad_token_id"] = tokenizer.eos[0]
@@ -88,7 +92,11 @@ def _toy_rope(scaling: dict[str, Any]) -> dict[str, Any]:
 
 def _generation(raw: dict[str, Any]) -> dict[str, Any]:
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {key: raw[key] for key in keys if raw.get(key) is not None} | {"do_sample": True, "temperature": 0.7, "top_p": 0.7}
+    return {key: raw[key] for key in keys if raw.get(key) is not None} | {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.7,
+    }
 
 
 def _write_weights(folder: Path, raw: dict[str, Any], seed: int, dtype: torch.dtype) -> None:
@@ -103,7 +111,9 @@ def _write_weights(folder: Path, raw: dict[str, Any], seed: int, dtype: torch.dt
         save_file({name: tensors[name] for name in group}, folder / shard, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, shard)
     total = sum(t.nbytes for t in tensors.values())
-    _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    _write_json(
+        folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+    )
 
 
 def _random_weights(decoder: Decoder, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -118,5 +128,3 @@ def _random_weights(decoder: Decoder, seed: int, dtype: torch.dtype) -> Iterator
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
-
-

@@ -18,7 +18,15 @@ _CHATML = (
     "<|fim_middle|>",
     "<|fim_suffix|>",
 )
-_MINICPM5 = ("<think>", "</think>", "<tool_response>", "</tool_response>", "<function", "</function>", "<param")
+_MINICPM5 = (
+    "<think>",
+    "</think>",
+    "<tool_response>",
+    "</tool_response>",
+    "<function",
+    "</function>",
+    "<param",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +68,16 @@ def _build(first: list[str], last: list[str], turn_end: str | None) -> TinyToken
     merges = _merges([*pieces, *letters])
     vocab = {piece: i for i, piece in enumerate([*pieces, *letters, *merges])}
     vocab |= {piece: len(vocab) + i for i, piece in enumerate(last)}
-    tokenizer = Tokenizer(BPE(vocab, list(merges.values()), byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer = Tokenizer(
+        BPE(vocab, list(merges.values()), byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in (*first, *last)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(piece, special=True, normalized=False) for piece in (*first, *last)]
+    )
     eos = [vocab["</s>"]] + ([vocab[turn_end]] if turn_end else [])
     return TinyTokenizer(tokenizer, vocab["<s>"], tuple(eos), len(vocab))
 

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from minicpm.config import GQA, Dense, LayerConfig, RawConfig, Rope
 from minicpm.models.families.rope import read_rope
 
+# Far above any model and any context in use.
+_MOST_LAYERS = 4096
+_LONGEST = 2**31
+
 
 @dataclass(frozen=True, slots=True)
 class DenseShape:
@@ -35,11 +39,11 @@ def read_dense_shape(raw: RawConfig, defaults: Defaults) -> DenseShape:
     raw.expect("hidden_act", ("silu",), "only silu is known for this family")
     raw.expect("attention_bias", (False,), "projections with bias are not part of this family")
     raw.expect("mlp_bias", (False,), "projections with bias are not part of this family")
-    context = raw.integer("max_position_embeddings", defaults.context)
+    context = raw.integer("max_position_embeddings", defaults.context, most=_LONGEST)
     return DenseShape(
         hidden=hidden,
         vocab=raw.integer("vocab_size"),
-        layers=(LayerConfig(mixer, ffn),) * raw.integer("num_hidden_layers"),
+        layers=(LayerConfig(mixer, ffn),) * raw.integer("num_hidden_layers", most=_MOST_LAYERS),
         context=context,
         norm_eps=raw.number("rms_norm_eps", defaults.norm_eps),
         rope=read_rope(raw, dim=mixer.head_dim, context=context, default_theta=defaults.rope_theta),
@@ -49,9 +53,13 @@ def read_dense_shape(raw: RawConfig, defaults: Defaults) -> DenseShape:
 def _read_gqa(raw: RawConfig, hidden: int) -> GQA:
     heads = raw.integer("num_attention_heads")
     kv_heads = raw.integer("num_key_value_heads", heads)
-    if not raw.has("head_dim") and hidden % heads:
-        raw.problem(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and there is no head_dim")
     head_dim = raw.integer("head_dim", max(hidden // heads, 1))
+    if not raw.sound("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
+        return GQA(1, 1, 1)
+    if not raw.has("head_dim") and hidden % heads:
+        raw.problem(
+            f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and there is no head_dim"
+        )
     if heads % kv_heads:
         raw.problem(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     if head_dim % 2:
