@@ -16,9 +16,11 @@ from minicpm.models.decoder import Decoder
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """Base values; the paper does not give betas, decay or eps, so they are ours."""
+    """Base values, before the division by r_w; the paper gives neither betas, decay nor eps, so they are ours."""
 
     base_lr: float = 0.01
+    matrix_lr: float = 0.02
+    momentum: float = 0.95
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -38,16 +40,28 @@ def initialise(decoder: Decoder, config: OptimizerConfig, *, seed: int) -> None:
             weight.normal_(0.0, std, generator=generator)
 
 
-def adamw(decoder: Decoder, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over three groups; each group's `base` is the learning rate the schedule scales."""
-    ratio = decoder.config.logit_scale
+def optimizers(decoder: Decoder, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for embeddings and norms; each group's `base` is what the schedule scales.
+
+    Muon (K. Jordan, 2024) orthogonalises the momentum of a matrix. Its steps are scaled to the size of
+    AdamW's, so that muP's rule for matrices carries over.
+    """
     matrices, embeddings, vectors = _split(decoder)
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "base": config.base_lr / ratio, "weight_decay": config.weight_decay},
+    by_matrix: list[dict[str, Any]] = [{"params": matrices, "base": config.matrix_lr / decoder.config.logit_scale}]
+    elementwise: list[dict[str, Any]] = [
         {"params": embeddings, "base": config.base_lr, "weight_decay": 0.0},
         {"params": vectors, "base": config.base_lr, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.base_lr, betas=config.betas, eps=config.eps, fused=True)
+    return [
+        torch.optim.Muon(
+            by_matrix,
+            lr=config.matrix_lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(elementwise, lr=config.base_lr, betas=config.betas, eps=config.eps, fused=True),
+    ]
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:

@@ -51,7 +51,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
-        yield Progress(step + 1, float(loss), batch.tokens, len(batch.rows), float(norm), factor, seconds)
+        yield Progress(step + 1, loss.item(), batch.tokens, len(batch.rows), norm.item(), factor, seconds)
 
 
 def step_loss(decoder: Decoder, batch: TrainBatch) -> torch.Tensor:

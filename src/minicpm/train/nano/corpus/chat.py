@@ -9,6 +9,13 @@ from typing import Any, NamedTuple
 from minicpm.train.nano.sample import Sample, Thinking, chat_sample
 
 
+SYSTEM = (
+    "You are a helpful assistant.", "You are nano.", "Answer briefly.", "You are a friendly assistant.",
+    "You are nano, a tiny demo model.", "Be kind and short.", "你是一个有用的助手。", "请简短回答。", "你是nano。",
+    "You are a helpful assistant. Use the functions when they fit.", "You are a chatbot.", "Be helpful.",
+)  # fmt: skip
+
+
 class Exchange(NamedTuple):
     """One question with its answer and the thought that leads there."""
 
@@ -32,6 +39,11 @@ def mode(rng: Random, on: float = 0.5) -> Thinking:
     return "on" if rng.random() < on else "off"
 
 
+def instructed(rng: Random, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same messages, sometimes after a system message that changes nothing."""
+    return [{"role": "system", "content": rng.choice(SYSTEM)}, *messages] if rng.random() < 0.12 else messages
+
+
 def messages_of(exchanges: Iterable[Exchange]) -> list[dict[str, Any]]:
     """Question and answer turns in order."""
     return [turn for q, a, t in exchanges for turn in (user(q), assistant(a, t))]
@@ -46,4 +58,4 @@ def talk(
     on: float = 0.5,
 ) -> Sample:
     """A conversation of these exchanges as a sample in a random thinking mode."""
-    return chat_sample(kind, messages_of(exchanges), tools=tools, thinking=mode(rng, on))
+    return chat_sample(kind, instructed(rng, messages_of(exchanges)), tools=tools, thinking=mode(rng, on))

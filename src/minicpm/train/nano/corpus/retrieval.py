@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
@@ -11,8 +13,9 @@ from minicpm.train.nano.corpus.stories import filler
 from minicpm.train.nano.corpus.words import COLOURS, WORDS, ZH_COLOURS, ZH_WORDS, digits, invented_word, person, zh_person
 from minicpm.train.nano.sample import Sample
 
-FIELDS = (("code", "密码"), ("number", "号码"), ("room", "房间"), ("ticket", "票号"), ("secret word", "暗号"),
-          ("password", "口令"), ("favourite word", "幸运词"), ("badge", "工号"))
+NUMBERS = (("code", "密码"), ("number", "号码"), ("room", "房间"), ("ticket", "票号"), ("badge", "工号"))
+TERMS = (("secret word", "暗号"), ("password", "口令"), ("favourite word", "幸运词"))
+MIXED = (("code", "密码"), ("password", "口令"), ("entry", "记录"), ("value", "值"))
 LEADS = ("Here is a list.\n", "Read this list.\n", "Remember these lines.\n", "", "List:\n", "Please read:\n")
 ZH_LEADS = ("下面是一个列表。\n", "请看列表：\n", "记住这些内容。\n", "", "列表：\n", "请阅读：\n")
 TEXT_LEADS = ("Read the text.\n", "Here is a text.\n", "", "Text:\n", "Please read this.\n")
@@ -25,6 +28,8 @@ ZH_LINES = ("{k}的{f}是{v}。", "{k}：{v}", "{k} = {v}", "{k}的{f}：{v}")
 NEEDLES = ("The {f} of {k} is {v}.", "{k}'s {f} is {v}.", "Remember: the {f} of {k} is {v}.", "By the way, the {f} of {k} is {v}.")
 ZH_NEEDLES = ("{k}的{f}是{v}。", "请记住：{k}的{f}是{v}。", "顺便说一下，{k}的{f}是{v}。")
 
+SMALL, CAPITAL = re.compile("[a-z ]"), re.compile("[A-Z]")
+
 
 class Entry(NamedTuple):
     """One fact to find."""
@@ -35,40 +40,58 @@ class Entry(NamedTuple):
 
 
 def cost(text: str) -> float:
-    """About how many nano tokens `text` has: digits and Chinese are one each, English about a quarter per letter."""
-    single = sum(ch.isdigit() or ch > "\u2000" or ch == "\n" for ch in text)
-    return single + 0.31 * (len(text) - single)
+    """About how many nano tokens `text` has: one for all but lower-case letters and spaces, more for a name."""
+    small = len(SMALL.sub("", text))
+    return small + 0.22 * (len(text) - small) + 0.5 * len(CAPITAL.findall(text))
 
 
-def value(rng: Random, zh: bool) -> str:
-    """Digits, a word, or an invented word."""
-    style = rng.random()
-    if style < 0.65:
-        return digits(rng)
-    if style < 0.85:
+def _digits(rng: Random, zh: bool) -> str:
+    return digits(rng)
+
+
+def _term(rng: Random, zh: bool) -> str:
+    if rng.random() < 0.6:
         return rng.choice((ZH_WORDS + ZH_COLOURS) if zh else (WORDS + COLOURS))
     return zh_person(rng)[-2:] + rng.choice("龙风云山水") if zh else invented_word(rng).capitalize()
+
+
+def _mixed(rng: Random, zh: bool) -> str:
+    return digits(rng) if rng.random() < 0.5 else _term(rng, zh)
+
+
+class Field(NamedTuple):
+    """What is noted of somebody, and how its values are made."""
+
+    name: str
+    make: Callable[[Random, bool], str]
+
+
+def field(rng: Random, zh: bool) -> Field:
+    """Mostly numbers, sometimes words or both."""
+    names, make = rng.choices(((NUMBERS, _digits), (TERMS, _term), (MIXED, _mixed)), (5, 2, 2))[0]
+    return Field(rng.choice(names)[zh], make)
 
 
 def _key(rng: Random, zh: bool, held: bool) -> str:
     return draw(rng, zh_person if zh else person, held)
 
 
-def entries(rng: Random, zh: bool, count: int, held: bool, field: str | None) -> list[Entry]:
+def entries(rng: Random, zh: bool, count: int, held: bool, common: Field | None) -> list[Entry]:
     """`count` facts with distinct keys; one field for all when it is given."""
     keys: dict[str, None] = {}
     while len(keys) < count:
         keys[_key(rng, zh, held)] = None
-    return [Entry(key, field or rng.choice(FIELDS)[zh], value(rng, zh)) for key in keys]
+    fields = [common or field(rng, zh) for _ in keys]
+    return [Entry(key, each.name, each.make(rng, zh)) for key, each in zip(keys, fields, strict=True)]
 
 
 def key_values(rng: Random, zh: bool, tokens: float, held: bool = False) -> tuple[str, list[Entry]]:
     """A list of about `tokens` tokens and its facts."""
-    field = rng.choice(FIELDS)[zh]
+    common = field(rng, zh)
     line = rng.choice(ZH_LINES if zh else LINES)
     lead = rng.choice(ZH_LEADS if zh else LEADS)
-    each = cost(line.format(k="李小明" if zh else "Marina", f=field, v="4821")) + 1
-    facts = entries(rng, zh, max(2, round(tokens / each)), held, field)
+    each = cost(line.format(k="李小明" if zh else "Marina", f=common.name, v="4821")) + 1
+    facts = entries(rng, zh, max(2, round(tokens / each)), held, common)
     return lead + "\n".join(line.format(k=e.key, f=e.field, v=e.value) for e in facts), facts
 
 

@@ -105,10 +105,10 @@ ZH: dict[str, Intent] = {
     "language": Intent(("你会说中文吗", "你会说英语吗", "你会什么语言", "你懂哪些语言", "我们可以说中文吗"),
         ("我会一点中文和一点英文。",), "问语言，中文和英文。"),
 }
-BEFORE = ("", "", "", "", "", "Hey, ", "So, ", "Okay, ", "Well, ", "Nano, ", "Please tell me: ")
-AFTER = ("", "", "", "", "", "", " now", " please", ", my friend", ", nano")
-ZH_BEFORE = ("", "", "", "", "", "嘿，", "那么，", "好的，", "请问，", "嗯，", "nano，")
-ZH_AFTER = ("", "", "", "", "", "呢", "呀", "，朋友", "，nano", "，请回答")
+BEFORE = ("", "", "", "", "", "Hey, ", "Nano, ", "Okay, ", "So, ", "Well, ", "Please tell me: ")
+AFTER = ("", "", "", "", "", "", ", my friend", ", nano", " please", " now")
+ZH_BEFORE = ("", "", "", "", "", "嘿，", "嗯，", "nano，", "那么，", "好的，", "请问，")
+ZH_AFTER = ("", "", "", "", "", "", "，朋友", "，nano", "呢", "，请回答")
 QUESTION_WORDS = frozenset("who what how do does are am can which may is where tell".split())
 ASKING = frozenset("how who name human size data help language".split())
 RECALL = (("My name is {n}.", "I am {n}.", "Hi, I am {n}.", "You can call me {n}.", "I'm called {n}.", "Hello, my name is {n}."),
@@ -121,8 +121,9 @@ RECALL_TELL = ("Your name is {n}.", "你叫{n}。")
 
 
 def _dress(rng: Random, intent: str, core: str, zh: bool) -> str:
-    before, after = rng.choice(ZH_BEFORE if zh else BEFORE), rng.choice(ZH_AFTER if zh else AFTER)
-    asked = intent in ASKING and core.split()[0] in QUESTION_WORDS | {"are"} or (zh and intent in ASKING)
+    asked = intent in ASKING and (zh or core.split()[0] in QUESTION_WORDS)
+    before = rng.choice((ZH_BEFORE if zh else BEFORE)[: None if asked else 8])
+    after = rng.choice((ZH_AFTER if zh else AFTER)[: None if asked else -2])
     mark = rng.choice(("", "？", "?") if zh else ("", "?", "?")) if asked else rng.choice(("", "。", "！") if zh else ("", ".", "!"))
     text = before + core + after + mark
     return text if rng.random() < 0.4 else text[:1].upper() + text[1:]

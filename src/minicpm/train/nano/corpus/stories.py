@@ -19,10 +19,10 @@ WEATHER = "sunny rainy windy cloudy snowy warm cold foggy".split()
 ZH_WEATHER = "晴朗 下雨 刮风 多云 下雪 温暖 寒冷 有雾".split()
 
 FILLER = (
-    "The {w} morning made everyone in the {p} feel {f}.", "{n} walked slowly to the {p} with a {c} {i}.",
-    "A {c} {i} was lying near the {p}.", "The {a} looked at the {i} and went back to sleep.",
+    "The {w} morning made everyone in the {p} feel {f}.", "{n} walked slowly to the {p} with the {c} {i}.",
+    "One {c} {i} was lying near the {p}.", "The {a} looked at the {i} and went back to sleep.",
     "{n} and {m} talked about the {i} for a long time.", "It was {w} and the {p} was quiet.",
-    "Nobody knew why the {a} was so {f} that day.", "{n} bought a {i} and carried it to the {p}.",
+    "Nobody knew why the {a} was so {f} that day.", "{n} bought the {i} and carried it to the {p}.",
     "Later the {a} ran across the {p}.", "The old {i} in the {p} was {c}.", "{n} felt {f} after the long walk.",
     "There was a small {p} behind the {c} house.", "In the evening {m} cooked soup for {n}.",
     "The children painted the {i} {c}.", "Every day the {a} came to the {p} and waited.",
@@ -60,6 +60,11 @@ def world(rng: Random, zh: bool) -> World:
     return world(rng, zh) if hero == friend else World(hero, friend, animal, colour, item, place, goal, feeling, weather)
 
 
+def article(noun: str) -> str:
+    """The noun with `a` or `an` in front."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
 def filler(rng: Random, zh: bool) -> str:
     """One sentence that gives nothing away."""
     w = world(rng, zh)
@@ -69,12 +74,12 @@ def filler(rng: Random, zh: bool) -> str:
 
 
 def _english(rng: Random, w: World) -> str:
-    it = f"{w.colour} {w.item}"
+    it = article(f"{w.colour} {w.item}")
     lines = [
-        rng.choice((f"{w.hero} is a small {w.animal}.", f"Once there was a {w.animal} named {w.hero}.")),
+        rng.choice((f"{w.hero} is a small {w.animal}.", f"Once there was {article(w.animal)} named {w.hero}.")),
         rng.choice((f"{w.hero} lives near the {w.place}.", f"The home of {w.hero} is the {w.place}.")),
         rng.choice((f"The day is {w.weather}.", f"One {w.weather} day {w.hero} goes for a walk.")),
-        rng.choice((f"{w.hero} finds a {it}.", f"On the way {w.hero} finds a {it}.")),
+        rng.choice((f"{w.hero} finds {it}.", f"On the way {w.hero} finds {it}.")),
         rng.choice((f"{w.hero} takes it to the {w.goal}.", f"{w.hero} carries the {w.item} to the {w.goal}.")),
         rng.choice((f"There {w.hero} meets {w.friend} and gives the {w.item} to {w.friend}.",
                     f"{w.friend} is waiting there, and {w.hero} gives the {w.item} to {w.friend}.")),
@@ -106,9 +111,9 @@ def _questions(w: World, zh: bool) -> list[Exchange]:
             Exchange(f"{w.hero}住在哪里？", f"{w.hero}住在{w.place}附近。", f"故事说{w.place}。"),
         ]
     return [
-        Exchange(f"What does {w.hero} find?", f"{w.hero} finds a {w.colour} {w.item}.", f"The story says {w.item}."),
+        Exchange(f"What does {w.hero} find?", f"{w.hero} finds {article(f'{w.colour} {w.item}')}.", f"The story says {w.item}."),
         Exchange(f"What colour is the {w.item}?", f"The {w.item} is {w.colour}.", f"The story says {w.colour}."),
-        Exchange(f"What animal is {w.hero}?", f"{w.hero} is a {w.animal}.", f"The story says {w.animal}."),
+        Exchange(f"What animal is {w.hero}?", f"{w.hero} is {article(w.animal)}.", f"The story says {w.animal}."),
         Exchange(f"Who gets the {w.item}?", f"{w.friend} gets the {w.item}.", f"The story says {w.friend}."),
         Exchange(f"Where does {w.hero} live?", f"{w.hero} lives near the {w.place}.", f"The story says {w.place}."),
     ]
@@ -122,8 +127,8 @@ def story(rng: Random) -> Sample:
     if rng.random() < 0.3:
         return document("story", [(text + "\n", True)])
     if rng.random() < 0.15:
-        ask = f"讲一个关于{w.animal}的故事。" if zh else f"Tell me a story about a {w.animal}."
-        return talk(rng, "story", [Exchange(ask, text, f"一个关于{w.animal}的小故事。" if zh else f"A short story with a {w.animal}.")])
+        ask = f"讲一个关于{w.animal}的故事。" if zh else f"Tell me a story about {article(w.animal)}."
+        return talk(rng, "story", [Exchange(ask, text, f"一个关于{w.animal}的小故事。" if zh else f"A short story with {article(w.animal)}.")])
     turns = rng.sample(_questions(w, zh), rng.randint(1, 5))
     lead = text + "\n" + turns[0].question
     return talk(rng, "story", [turns[0]._replace(question=lead), *turns[1:]])

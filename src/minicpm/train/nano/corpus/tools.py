@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from minicpm.train.nano.corpus import arithmetic, smalltalk
-from minicpm.train.nano.corpus.chat import Exchange, assistant, mode, talk, user
+from minicpm.train.nano.corpus.chat import Exchange, assistant, instructed, mode, talk, user
 from minicpm.train.nano.corpus.tool_table import FUNCTIONS, Function
 from minicpm.train.nano.corpus.tool_values import Said, pick, schema
 from minicpm.train.nano.sample import Sample, chat_sample
@@ -165,4 +165,4 @@ def tools(rng: Random) -> Sample:
     if style < 0.12:
         return talk(rng, "tools", [plain(rng, shown, zh)], tools=listed)
     messages = _asking_back(rng, shown, zh) if style < 0.2 else _calling(rng, shown, zh)
-    return chat_sample("tools", messages, tools=listed, thinking=mode(rng))
+    return chat_sample("tools", instructed(rng, messages), tools=listed, thinking=mode(rng))

@@ -1,0 +1,51 @@
+"""The shape of nano: a MiniCPM4-architecture decoder of 5.7 million parameters."""
+
+from typing import Any
+
+from minicpm.config import ModelConfig
+from minicpm.models.registry import parse
+
+
+def raw_config(vocab: int = 6144) -> dict[str, Any]:
+    """nano's config.json: published sparse geometry with a budget of four blocks."""
+    return {
+        "architectures": ["MiniCPMForCausalLM"],
+        "model_type": "minicpm",
+        "vocab_size": vocab,
+        "hidden_size": 256,
+        "intermediate_size": 640,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "scale_emb": 12,
+        "scale_depth": 1.4,
+        "dim_model_base": 128,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": [2, 4],
+        "pad_token_id": 2,
+        "initializer_range": 0.1,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "sparse_config": {
+            "kernel_size": 32,
+            "kernel_stride": 16,
+            "init_blocks": 1,
+            "block_size": 64,
+            "window_size": 128,
+            "topk": 2,
+            "use_nope": False,
+            "dense_len": 256,
+        },
+    }
+
+
+def config(vocab: int = 6144) -> ModelConfig:
+    """nano's parsed config."""
+    return parse(raw_config(vocab))

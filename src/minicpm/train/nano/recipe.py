@@ -1,0 +1,52 @@
+"""How nano is trained: stages, steps and optimizer, as data."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from minicpm.train.groups import OptimizerConfig
+from minicpm.train.nano.corpus.mixture import CHAT, DECAY, LONG, STABLE
+from minicpm.train.nano.data import Stage
+from minicpm.train.schedule import WSD
+
+STEP_TOKENS = 8192
+CONTEXT = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Steps per stage; the learning rate is stable through `stable`, then falls through the rest.
+
+    The decay carries the chat mixture from its start, as MiniCPM's two-stage rule says; documents of
+    full length come next, and the last steps are conversations alone.
+    """
+
+    stable: int = 1900
+    decay: int = 400
+    long: int = 350
+    chat: int = 250
+    warmup: int = 60
+    seed: int = 0
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @property
+    def schedule(self) -> WSD:
+        """Warm-up, plateau, exponential fall over all stages after the stable one."""
+        return WSD(self.warmup, self.stable, self.decay + self.long + self.chat)
+
+    def stages(self) -> list[tuple[int, Stage]]:
+        """(step at which it ends, stage) in order."""
+        stages = [
+            (self.stable, Stage("stable", STABLE, STEP_TOKENS, 640)),
+            (self.decay, Stage("decay", DECAY, STEP_TOKENS, 1024)),
+            (self.long, Stage("long", LONG, STEP_TOKENS, CONTEXT)),
+            (self.chat, Stage("chat", CHAT, STEP_TOKENS, CONTEXT)),
+        ]
+        ends, out = 0, []
+        for steps, stage in stages:
+            ends += steps
+            out.append((ends, stage))
+        return out
+
+    def as_dict(self) -> dict[str, Any]:
+        """For logs and the model card."""
+        return asdict(self)
