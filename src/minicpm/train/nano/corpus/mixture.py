@@ -32,13 +32,13 @@ LONG: Mapping[str, float] = {
 
 def makers(source: natural.Natural | None, long: bool = False) -> dict[str, Callable[[Random], Sample]]:
     """The generator of every skill; `long` also lengthens the plain retrieval documents."""
-    span = (800, 1880) if long else (64, 400)
+    span = (800, 1840) if long else (64, 400)
     table: dict[str, Callable[[Random], Sample]] = {
         "drill": arithmetic.drill,
         "scratch": arithmetic.scratch_drill,
         "arithmetic": arithmetic.chat,
         "retrieval": lambda rng: retrieval.retrieval(rng, rng.randint(*span)),
-        "long": lambda rng: retrieval.retrieval(rng, rng.randint(800, 1880)),
+        "long": lambda rng: retrieval.retrieval(rng, rng.randint(800, 1840)),
         "tools": tools.tools,
         "smalltalk": smalltalk.smalltalk,
         "facts": facts.facts,
