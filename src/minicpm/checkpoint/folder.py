@@ -1,0 +1,114 @@
+"""Opens a local model folder as a lazy, read-only checkpoint; only small files and headers are read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minicpm.checkpoint.files import (
+    file_names,
+    inside,
+    listed,
+    read_object,
+    refuse_pointers,
+    require_folder,
+    shown,
+)
+from minicpm.checkpoint.header import TensorInfo
+from minicpm.checkpoint.shards import read_tensors
+from minicpm.errors import NotACheckpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+# Files that travel with the weights: they are copied by `save` and `convert`.
+COMPANIONS = (
+    GENERATION,
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder whose small files were read and whose weight headers were checked.
+
+    `tensors` maps published names to where they lie; nothing of them is in memory. `auto_map` and Python
+    files of the folder are data here and are never imported.
+    """
+
+    path: Path
+    raw_config: dict[str, Any] = field(repr=False)
+    generation: dict[str, Any] = field(repr=False)
+    tensors: Mapping[str, TensorInfo] = field(repr=False)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files, sorted by name."""
+        return tuple(sorted({info.file for info in self.tensors.values()}))
+
+    def read(self, name: str) -> "Tensor":
+        """A new CPU tensor with the stored dtype and shape; raises KeyError for a name not in `tensors`."""
+        from minicpm.checkpoint.reading import read_tensor
+
+        return read_tensor(self.tensors[name])
+
+    def companions(self) -> list[Path]:
+        """The tokenizer, template, generation and licence files that the folder has."""
+        return [path for name in COMPANIONS if (path := inside(self.path, name)) is not None]
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a local model folder without reading a tensor.
+
+    Raises NotACheckpoint, BadConfig, LfsPointer, TruncatedFile, MalformedFile or UnsafeFormat.
+    """
+    folder = require_folder(Path(path))
+    config = _config_file(folder)
+    refuse_pointers(_present(folder, (CONFIG, *COMPANIONS, *_weight_names(folder))))
+    raw = read_object(config)
+    generation = inside(folder, GENERATION)
+    return Checkpoint(
+        path=folder,
+        raw_config=raw,
+        generation=read_object(generation) if generation is not None else {},
+        tensors=read_tensors(folder),
+    )
+
+
+def _config_file(folder: Path) -> Path:
+    config = inside(folder, CONFIG)
+    if config is not None:
+        return config
+    names = file_names(folder)
+    found = f"Found: {listed(names)}" if names else "The folder is empty"
+    raise NotACheckpoint(
+        f"{shown(str(folder))} has no {CONFIG}, so it is not a model folder. {found}. "
+        "Give the folder that holds config.json and the safetensors files."
+    )
+
+
+def _weight_names(folder: Path) -> list[str]:
+    return [name for name in file_names(folder) if name.endswith((".safetensors", ".safetensors.index.json"))]
+
+
+def _present(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    return [path for name in names if (path := inside(folder, name)) is not None]

@@ -1,0 +1,1 @@
+"""Names, fetches, verifies and keeps models from hubs; imports no torch."""

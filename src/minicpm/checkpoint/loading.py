@@ -1,0 +1,132 @@
+"""Turns a checkpoint into a decoder: everything is checked first, then the weights stream in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from minicpm.checkpoint.available import Limit
+from minicpm.checkpoint.files import shown
+from minicpm.checkpoint.filling import fill
+from minicpm.checkpoint.folder import Checkpoint, open_checkpoint
+from minicpm.checkpoint.matching import check_tensors
+from minicpm.checkpoint.plan import MemoryPlan, plan_memory, require_fit
+from minicpm.checkpoint.progress import Progress
+from minicpm.checkpoint.resolving import resolve
+from minicpm.checkpoint.tokenizer_fit import check_tokenizer
+from minicpm.config import BYTES, ModelConfig, dtype_name, extend
+from minicpm.errors import BadConfig, BadParameter
+from minicpm.models import registry
+from minicpm.models.decoder import Decoder
+
+_STORED_AS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def load(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    context: int | None = None,
+    prepare: bool = True,
+    progress: Progress | None = None,
+) -> Decoder:
+    """The decoder of a checkpoint, its weights cast to `dtype` ("auto": as config.json says) on `device`.
+
+    Config, dtype, tokenizer, tensor names and memory are checked before any tensor is read; each problem has
+    its own error (BadConfig, UnknownModel, BadParameter, TokenizerMismatch, WeightMismatch, CapacityError),
+    and NotFinite is raised while reading. With `prepare=False` projections stay separate, for training.
+    """
+    config = read_config(checkpoint, context=context)
+    name = weight_dtype(config, dtype)
+    target = _device(device)
+    check_tokenizer(checkpoint.path, config, checkpoint.generation)
+    with torch.device("meta"):
+        decoder = Decoder(config).to(getattr(torch, name))
+    check_tensors({n: p.shape for n, p in decoder.named_parameters()}, checkpoint, tied=config.tied)
+    require_fit(plan_load(checkpoint, config, name, tokens=context or 0, device=target))
+    decoder.to_empty(device=target)
+    fill(decoder, checkpoint, progress=progress)
+    if prepare:
+        decoder.prepare(backend)
+    return decoder.eval() if prepare else decoder
+
+
+def load_decoder(
+    path_or_name: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    context: int | None = None,
+    prepare: bool = True,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Decoder:
+    """The decoder of a folder, of "nano", or of a hub name, which is pulled when it is not in the cache."""
+    folder = resolve(str(path_or_name), revision=revision, offline=offline, progress=progress)
+    return load(
+        open_checkpoint(folder),
+        dtype=dtype,
+        device=device,
+        backend=backend,
+        context=context,
+        prepare=prepare,
+        progress=progress,
+    )
+
+
+def read_config(checkpoint: Checkpoint, *, context: int | None = None) -> ModelConfig:
+    """The ModelConfig of a checkpoint, for sequences of up to `context` tokens when that is given."""
+    config = registry.parse(checkpoint.raw_config)
+    return config if context is None else extend(config, context)
+
+
+def weight_dtype(config: ModelConfig, wanted: str | torch.dtype) -> str:
+    """The full dtype name for `wanted`; raises BadParameter, listing the known names, for any other."""
+    name = str(wanted)
+    if name != "auto":
+        return dtype_name(name)
+    try:
+        return dtype_name(config.dtype)
+    except BadParameter as error:
+        raise BadConfig(
+            f"config.json gives the weights the dtype {shown(repr(config.dtype))}, which is none of "
+            f"{', '.join(BYTES)}. Correct torch_dtype, or ask for a dtype yourself."
+        ) from error
+
+
+def plan_load(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    dtype: str,
+    *,
+    tokens: int,
+    device: torch.device | None = None,
+) -> MemoryPlan:
+    """The memory plan of loading this checkpoint, then holding one sequence of `tokens` tokens."""
+    plan = plan_memory(config, dtype, tokens, limit=_gpu_limit(device))
+    casts = [info.nbytes for info in checkpoint.tensors.values() if info.dtype != _STORED_AS[dtype]]
+    return replace(plan, scratch_bytes=max([plan.scratch_bytes, *casts]))
+
+
+def _gpu_limit(device: torch.device | None) -> Limit | None:
+    if device is None or device.type != "cuda":
+        return None
+    return Limit("the GPU's free memory", torch.cuda.mem_get_info(device)[0])
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise BadParameter(
+            f"The device {shown(str(device))!r} is not known. Use cpu, cuda or cuda:N."
+        ) from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise BadParameter(
+            "The device 'cuda' was asked for, but this installation of torch sees no GPU. Use cpu."
+        )
+    return target
