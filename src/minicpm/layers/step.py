@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from minicpm.cache import Cache, CachePlan, Segment, TokenStore
+from minicpm.cache import Cache, CachePlan, Rows, Segment, TokenStore
 from minicpm.ops.backend import Backend
 from minicpm.ops.rope import Angles
 
@@ -54,8 +54,13 @@ def _attend_cached(
     store.write(plan.write, k, v)
     queries = q.split([segment.count for segment in segments])
     return _concatenate(
-        [ops.attend(q, *store.read(rows)) for q, rows in zip(queries, plan.reads, strict=True)]
+        [_attend_past(ops, q, store, rows) for q, rows in zip(queries, plan.reads, strict=True)]
     )
+
+
+def _attend_past(ops: Backend, q: Tensor, store: TokenStore, rows: Rows) -> Tensor:
+    k, v = store.read(rows)
+    return ops.attend(q, k.to(q.dtype), v.to(q.dtype))  # a cache may be narrower than the weights
 
 
 def _concatenate(parts: list[Tensor]) -> Tensor:
