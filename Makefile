@@ -32,7 +32,7 @@ lint: ## check style, types and the layering of the package
 	$(python) -m ruff check
 	$(python) -m ruff format --check
 	$(python) -m mypy
-	"$(VENV)/bin/lint-imports"
+	"$(VENV)/bin/lint-imports" --no-logo
 
 format: ## rewrite the sources in the project's style
 	@$(setup) dev
