@@ -22,19 +22,22 @@ class Spellings:
         for spelling in sorted(self.all, key=len, reverse=True):
             self._by_first.setdefault(spelling[0], []).append(spelling)
         self._prefixes = {s[:n] for s in self.all for n in range(1, len(s))}
-        self._suffixes = {s[n:] for s in self.all for n in range(1, len(s))}
         self._longest = max(map(len, self.all), default=0)
 
     def find(self, text: str) -> Iterator[tuple[int, str]]:
         """Yields (position, spelling) without overlaps."""
         position = 0
+        for start, spelling in self.find_all(text):
+            if start >= position:
+                yield start, spelling
+                position = start + len(spelling)
+
+    def find_all(self, text: str) -> Iterator[tuple[int, str]]:
+        """Yields (position, longest spelling there), also those that begin inside another."""
         for start in self._starts(text):
-            if start < position:
-                continue
             spelling = next((s for s in self._by_first[text[start]] if text.startswith(s, start)), None)
             if spelling is not None:
                 yield start, spelling
-                position = start + len(spelling)
 
     def _starts(self, text: str) -> Iterator[int]:
         if len(self._by_first) == 1:  # every published vocabulary: all control spellings begin with "<"
@@ -62,7 +65,3 @@ class Spellings:
     def ends_inside(self, text: str) -> bool:
         """Whether the end of `text` could be the beginning of a spelling."""
         return any(text[-n:] in self._prefixes for n in range(1, min(self._longest, len(text) + 1)))
-
-    def begins_inside(self, text: str) -> bool:
-        """Whether the beginning of `text` could be the rest of a spelling."""
-        return any(text[:n] in self._suffixes for n in range(1, min(self._longest, len(text) + 1)))
