@@ -1,4 +1,4 @@
-"""The engine writes what each request would get alone, whatever shares its batch, its cache or its history."""
+"""The engine writes what each request would get alone, whatever shares its batch or its cache."""
 
 import random
 import threading
@@ -62,7 +62,9 @@ def test_greedy_does_not_depend_on_the_prefix_cache(
         assert (stream.so_far().cached_tokens >= shared - 1) == (enabled and bool(end))
 
 
-def test_a_conversation_reuses_what_was_written_before(engine_of: Engines, greedy: Greedy, alone: Alone) -> None:
+def test_a_conversation_reuses_what_was_written_before(
+    engine_of: Engines, greedy: Greedy, alone: Alone
+) -> None:
     engine = engine_of()
     first = ids(engine.submit(greedy(prompt(4, 50), 10)))
     turn = [*prompt(4, 50), *first, *prompt(5, 8)]
@@ -181,7 +183,9 @@ def test_min_tokens_holds_off_the_end(engine_of: Engines, greedy: Greedy, alone:
     assert end not in written[:4]
 
 
-def test_log_probabilities_are_those_of_the_model(engine_of: Engines, greedy: Greedy, decoder: Decoder) -> None:
+def test_log_probabilities_are_those_of_the_model(
+    engine_of: Engines, greedy: Greedy, decoder: Decoder
+) -> None:
     stream = engine_of().submit(greedy(prompt(8), 6, logprobs=3))
     sample = stream.result().samples[0]
     with torch.inference_mode():

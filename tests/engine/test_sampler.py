@@ -92,7 +92,9 @@ def naive_distribution(
     st.sampled_from([0.05, 0.5, 0.95, 1.0]),
     st.sampled_from([0.0, 0.1, 1.0]),
 )
-def test_filters_equal_the_naive_ones(seed: int, temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+def test_filters_equal_the_naive_ones(
+    seed: int, temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
     logits = row(seed=seed)
     params = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     weights = kept_weights(logits, SamplingParams(**params))
@@ -152,7 +154,7 @@ def test_penalties_equal_a_naive_reference() -> None:
     expected = logits.tolist()
     expected[0] += 1.5
     expected[3] -= 2.0
-    for token in {1, 2, 3, 5}:
+    for token in (1, 2, 3, 5):
         expected[token] = expected[token] / 1.3 if expected[token] > 0 else expected[token] * 1.3
     expected[3] -= 3 * 0.25 + 0.4
     expected[5] -= 0.25 + 0.4

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from minicpm.cache import PAGE, Cache, Segment
+from minicpm.cache import Cache, Segment
 from minicpm.engine.prefix import PrefixIndex
 from minicpm.engine.request import Sequence
 from minicpm.engine.sampling import SamplingParams
@@ -32,7 +32,7 @@ def sequence(number: int, prompt: int, new: int = 4, first: int = 0, **params: A
 
 
 def compute(cache: Cache, scheduler: Scheduler, plan: Plan) -> list[Sequence]:
-    """What runner and engine do: fills the cache, writes one token (a function of all before), ends at the limit."""
+    """What runner and engine do: fills the cache, writes a token that depends on all before, ends."""
     segments = []
     for work in plan.works:
         assert work.sequence.handle is not None
@@ -221,14 +221,20 @@ class Traffic(RuleBasedStateMachine):
         if not self.unfinished:
             return
         oldest = self.unfinished[0]
-        before = len(oldest.tokens) - (self.cache.length(oldest.handle) if oldest.handle else 0), oldest.generated
+        before = (
+            len(oldest.tokens) - (self.cache.length(oldest.handle) if oldest.handle else 0),
+            oldest.generated,
+        )
         plan = self.scheduler.plan()
         counts = [work.count for work in plan.works]
         assert sum(counts) <= self.budget
         assert len(counts) <= self.most
         ended = compute(self.cache, self.scheduler, plan)
         self.unfinished = [s for s in self.unfinished if s not in ended]
-        left = len(oldest.tokens) - (self.cache.length(oldest.handle) if oldest.handle else 0), oldest.generated
+        left = (
+            len(oldest.tokens) - (self.cache.length(oldest.handle) if oldest.handle else 0),
+            oldest.generated,
+        )
         assert oldest.finished or left != before, "the oldest advances in every step"
 
 

@@ -8,11 +8,16 @@ from minicpm.errors import BadParameter, CapacityError, PromptTooLong
 
 
 class Limits(NamedTuple):
-    """What an engine can hold: tokens per sequence by the model and by the pages, and its vocabulary."""
+    """What an engine can hold: tokens per sequence, by the model and by the pages, and its vocabulary."""
 
     context: int
     cache_tokens: int
     vocab: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The longest prompt that fits."""
+        return min(self.context, self.cache_tokens)
 
 
 def longest(request: Request, limits: Limits) -> int:
@@ -41,13 +46,13 @@ def _check_prompt(prompt: int, limits: Limits) -> None:
     if prompt > limits.context:
         raise PromptTooLong(
             f"The prompt has {prompt:,} tokens and the context holds {limits.context:,}. Nothing is cut "
-            f"unless you ask for it: shorten the prompt by {prompt - limits.context:,} tokens, or load the "
-            "model with a longer context if it has one."
+            f"unless you ask for it: shorten the prompt by {prompt - limits.context:,} tokens, load the "
+            "model with a longer context if it has one, or let truncate=True drop the oldest turns of a chat."
         )
     if prompt > limits.cache_tokens:
         raise CapacityError(
-            f"The prompt has {prompt:,} tokens and the cache holds {limits.cache_tokens:,}, less than the "
-            f"context of {limits.context:,}. Give the engine more pages of memory or shorten the prompt."
+            f"The prompt has {prompt:,} tokens and the cache holds {limits.cache_tokens:,}; the context is "
+            f"{limits.context:,}. Give the engine more pages of memory or shorten the prompt."
         )
 
 

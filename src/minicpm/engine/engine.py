@@ -50,7 +50,7 @@ class Engine:
         """`pages` of 64 tokens: one full context unless said. `max_requests` bounds unfinished requests."""
         self.decoder = decoder
         self.cache = decoder.new_cache(pages or -(-decoder.config.context // PAGE))
-        self._limits = Limits(
+        self.limits = Limits(
             context=decoder.config.context,
             cache_tokens=self.cache.total_pages * PAGE,
             vocab=decoder.config.vocab,
@@ -80,7 +80,7 @@ class Engine:
         Raises BadParameter, PromptTooLong or CapacityError when it can never be served, QueueFull when too
         many requests are unfinished.
         """
-        limit = longest(request, self._limits)
+        limit = longest(request, self.limits)
         stops = StopSet(request.params.stop) if request.params.stop else None
         with self._registry:
             if len(self._streams) >= self._max_requests:

@@ -1,0 +1,170 @@
+"""Loads a model and offers what people do with one: generate, chat, score."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+
+from minicpm import checkpoint as checkpoints
+from minicpm.cache import PAGE
+from minicpm.checkpoint.progress import Progress
+from minicpm.config import ModelConfig, dtype_name
+from minicpm.engine.answer import Answer, Reply
+from minicpm.engine.completion import Completer, Completion, Score
+from minicpm.engine.defaults import end_ids, sampling_defaults
+from minicpm.engine.engine import Engine
+from minicpm.engine.local_chat import LocalChat
+from minicpm.engine.memory import default_pages, free_bytes_on
+from minicpm.engine.sampling import SamplingParams
+from minicpm.models import registry
+from minicpm.models.decoder import Decoder
+from minicpm.text.chat import Message, Thinking, Tool
+from minicpm.text.format import ChatFormat
+from minicpm.text.tokenizer import Tokenizer
+
+__all__ = ["Model", "load"]
+
+
+class Model:
+    """A loaded model with its tokenizer, chat format and engine; safe to use from several threads.
+
+    `notes` lists what a user should know: parts of the config that are not used, bounds on the context.
+    """
+
+    def __init__(
+        self, decoder: Decoder, checkpoint: checkpoints.Checkpoint, *, pages: int | None = None, **engine: Any
+    ) -> None:
+        """`engine` takes Engine's options. Raises TokenizerError, TemplateError or BadConfig."""
+        family = registry.family(decoder.config.family)
+        self.path = checkpoint.path
+        self.tokenizer = Tokenizer.from_folder(self.path)
+        self.format = ChatFormat.from_folder(self.path, template=family.template, dialect=family.dialect)
+        self._generation = checkpoint.generation
+        self._defaults = sampling_defaults(self._generation, family.name)
+        ends = {
+            *decoder.config.eos,
+            *end_ids(self._generation),
+            *self.tokenizer.eos_ids,
+            *self.format.stop_ids,
+        }
+        self.engine = Engine(decoder, pages=pages or _pages(decoder), eos_ids=ends, **engine)
+        self.chat_model = LocalChat(self.engine, self.tokenizer, self.format, self._generation)
+        self._completer = Completer(self.engine, self.tokenizer)
+        self.notes = (*self.config.notes, *_bounds(self.engine))
+
+    @property
+    def decoder(self) -> Decoder:
+        """The module itself."""
+        return self.engine.decoder
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is."""
+        return self.decoder.config
+
+    def generate(
+        self, prompts: str | Sequence[str] | Sequence[Sequence[int]], **sampling: Any
+    ) -> list[Completion]:
+        """Continues text (BOS is added) or token ids (taken as they are), without a chat template.
+
+        Sampling takes SamplingParams' names over the checkpoint's own defaults; without max_tokens a text may
+        fill the context. Completions come in the order of prompts, n per prompt.
+        """
+        return self._completer.generate(prompts, SamplingParams.of(sampling, self._defaults))
+
+    @overload
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        stream: Literal[True],
+        tools: Sequence[Tool] | None = None,
+        thinking: Thinking = "auto",
+        **sampling: Any,
+    ) -> Answer: ...
+
+    @overload
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        tools: Sequence[Tool] | None = None,
+        thinking: Thinking = "auto",
+        **sampling: Any,
+    ) -> Reply: ...
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        stream: bool = False,
+        tools: Sequence[Tool] | None = None,
+        thinking: Thinking = "auto",
+        **sampling: Any,
+    ) -> Answer | Reply:
+        """Answers a conversation (or one user message as a string): a Reply, or with `stream` its events.
+
+        `thinking` is "on", "off" or "auto" (as the model does by itself). `truncate=True` lets the oldest
+        turns go when the context is full; without it PromptTooLong is raised.
+        """
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        answer = self.chat_model.chat(messages, tools=tools, thinking=thinking, **sampling)
+        return answer if stream else answer.reply()
+
+    def score(self, text: str | Sequence[int]) -> Score:
+        """Log-probability of every token of a text given those before, and the perplexity."""
+        return self._completer.score(text)
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    context: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    pages: int | None = None,
+    max_sequences: int = 64,
+    max_batch_tokens: int = 512,
+    prefix_cache: bool = True,
+    progress: Progress | None = None,
+) -> Model:
+    """A model from a folder, "nano", a hub name ("openbmb/MiniCPM4-0.5B") or "ms:ORG/NAME".
+
+    `context` extends a model that publishes a longer one; `pages` of 64 tokens bound the memory of all
+    sequences together (one full context, as far as memory allows, unless said). All errors are MiniCPMErrors.
+    """
+    folder = checkpoints.resolve(str(model), revision=revision, offline=offline, progress=progress)
+    opened = checkpoints.open_checkpoint(folder)
+    decoder = checkpoints.load(
+        opened, dtype=dtype, device=device, backend=backend, context=context, progress=progress
+    )
+    if context is not None and pages is None:
+        pages = -(-context // PAGE)
+    return Model(
+        decoder,
+        opened,
+        pages=pages,
+        max_sequences=max_sequences,
+        max_batch_tokens=max_batch_tokens,
+        prefix_cache=prefix_cache,
+    )
+
+
+def _pages(decoder: Decoder) -> int:
+    return default_pages(decoder.config, dtype_name(str(decoder.dtype)), free_bytes_on(decoder.device))
+
+
+def _bounds(engine: Engine) -> list[str]:
+    limits = engine.limits
+    if limits.cache_tokens >= limits.context:
+        return []
+    return [
+        f"Free memory bounds the cache to {limits.cache_tokens:,} tokens, less than the context of "
+        f"{limits.context:,}; ask for a context to insist on it."
+    ]

@@ -1,0 +1,83 @@
+"""Chats with a model in this process: messages to a prompt, the engine's tokens to events."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from minicpm.engine.answer import Answer
+from minicpm.engine.defaults import sampling_defaults
+from minicpm.engine.engine import Engine
+from minicpm.engine.request import Request
+from minicpm.engine.sampling import SamplingParams
+from minicpm.engine.truncation import without_oldest
+from minicpm.errors import BadParameter
+from minicpm.text.chat import Message, Thinking, Tool
+from minicpm.text.format import ChatFormat
+from minicpm.text.tokenizer import Tokenizer
+
+ANSWER_ROOM = 512
+"""Tokens that truncation leaves for the answer when max_tokens does not say."""
+
+
+class LocalChat:
+    """A ChatModel over an engine. As thread-safe as the engine: any number of answers may run at once."""
+
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, chat_format: ChatFormat, generation: Mapping[str, Any]
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._format = chat_format
+        self._generation = generation
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] | None = None,
+        thinking: Thinking = "auto",
+        truncate: bool = False,
+        **sampling: Any,
+    ) -> Answer:
+        """Events of the answer; closing the iterator stops it.
+
+        Sampling takes SamplingParams' names over the checkpoint's own defaults. Raises PromptTooLong when
+        the conversation does not fit, unless `truncate` lets the oldest turns go; the answer's notes say so.
+        """
+        params = self._params(thinking, sampling)
+        notes: tuple[str, ...] = ()
+        if truncate:
+            messages, notes = self._shortened(messages, tools, thinking, params.max_tokens)
+        parser = self._format.parser(thinking=thinking, tools=tools)
+        ids = self._format.prompt_ids(messages, tools=tools, thinking=thinking)
+        stream = self._engine.submit(Request(ids, params, self._tokenizer.detokenizer))
+        return Answer(stream, parser, notes=notes)
+
+    def _params(self, thinking: Thinking, sampling: Mapping[str, Any]) -> SamplingParams:
+        family = self._engine.decoder.config.family
+        params = SamplingParams.of(sampling, sampling_defaults(self._generation, family, thinking=thinking))
+        if params.n != 1:
+            raise BadParameter(
+                f"A chat gives one answer, not n = {params.n}. Call chat again for another one."
+            )
+        return params
+
+    def _shortened(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None,
+        thinking: Thinking,
+        max_tokens: int | None,
+    ) -> tuple[list[Message], tuple[str, ...]]:
+        room = self._engine.limits.prompt_tokens
+        room -= min(max_tokens or ANSWER_ROOM, room // 2)
+
+        def length(kept: Sequence[Message]) -> int:
+            return len(self._format.prompt_ids(kept, tools=tools, thinking=thinking))
+
+        kept, dropped = without_oldest(messages, length, room)
+        if not dropped:
+            return kept, ()
+        return kept, (
+            f"{dropped} oldest turns were left out: with them the prompt has {length(messages):,} tokens, "
+            f"and {room:,} leave room for an answer.",
+        )
