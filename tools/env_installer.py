@@ -61,14 +61,22 @@ class Installer:
     def make(self) -> None:
         """Makes the environment where there is no usable one, and gives it pip where pip is needed."""
         if not self._usable():
-            self.say(f"making {self.venv} with Python {sys.version.split()[0]}")
-            shutil.rmtree(self.venv, ignore_errors=True)
-            base = getattr(sys, "_base_executable", None) or sys.executable
-            maker = [self.uv, "venv", "--quiet", "--python", base] if self.uv else [base, "-m", "venv"]
-            self._run([*maker, str(self.venv)])
+            self._make_anew()
         self._forget_half_installed()
         if not self.uv and not (self.packages / "pip").is_dir():
             self._run([self.python, "-m", "ensurepip", "--upgrade"])
+
+    def _make_anew(self) -> None:
+        """Makes an empty environment; one that could not be finished is not left behind."""
+        self.say(f"making {self.venv} with Python {sys.version.split()[0]}")
+        shutil.rmtree(self.venv, ignore_errors=True)
+        base = getattr(sys, "_base_executable", None) or sys.executable
+        maker = [self.uv, "venv", "--quiet", "--python", base] if self.uv else [base, "-m", "venv"]
+        try:
+            self._run([*maker, str(self.venv)])
+        except StepFailed:
+            shutil.rmtree(self.venv, ignore_errors=True)
+            raise
 
     def dependencies(self, needs: tuple[str, ...]) -> None:
         """Installs the requirements `needs`, keeping a torch that is there."""
