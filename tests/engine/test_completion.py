@@ -101,3 +101,10 @@ def test_one_refused_prompt_stops_the_others(engine_of: Callable[..., Engine], t
     with pytest.raises(PromptTooLong):
         Completer(engine, tokenizer).generate([[5, 6, 7], too_long], params())
     assert engine.idle
+
+
+def test_ids_without_their_own_list_are_refused_in_words(completer: Completer) -> None:
+    with pytest.raises(BadParameter, match="not 5"):
+        completer.generate([5, 6, 7], params())  # type: ignore[list-item]
+    with pytest.raises(BadParameter, match="prompt holds 'a'"):
+        completer.generate([["a"]], params())  # type: ignore[list-item]

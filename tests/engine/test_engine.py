@@ -10,6 +10,7 @@ import torch
 
 from minicpm.engine.engine import Engine
 from minicpm.engine.request import Request
+from minicpm.engine.sampler import Draw
 from minicpm.engine.sampling import SamplingParams
 from minicpm.engine.stream import Stream
 from minicpm.errors import BadParameter, CapacityError, PromptTooLong, QueueFull, StepFailed
@@ -315,6 +316,21 @@ def test_broken_logits_fail_only_their_own_request(engine_of: Engines, greedy: G
     assert ids(good) == alone(prompt(2), 5)
 
 
+def test_samples_that_break_in_one_step_fail_their_request_once(
+    engine_of: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of()
+    stream = engine.submit(Request(prompt(1), SamplingParams(n=3, max_tokens=10)))
+    while len(stream.so_far().samples[2].token_ids) < 2:
+        engine.step()
+    with monkeypatch.context() as patch:
+        patch.setattr("minicpm.engine.runner.choose", lambda _, sequences: [Draw(None)] * len(sequences))
+        assert engine.step().finished == (stream,)
+    assert engine.idle
+    with pytest.raises(StepFailed):
+        stream.result()
+
+
 def test_many_threads_get_what_each_would_get_alone(engine_of: Engines, greedy: Greedy, alone: Alone) -> None:
     engine = engine_of(pages=20, max_sequences=8)
     got: dict[int, list[int]] = {}
@@ -360,7 +376,7 @@ def test_ids_outside_the_vocabulary_and_empty_prompts_are_refused_together(engin
     engine = engine_of()
     with pytest.raises(BadParameter) as caught:
         engine.submit(Request([3, 9999], SamplingParams(logit_bias={8888: 1}, stop_ids=[7777], stop="x")))
-    for part in ("9999", "8888", "7777", "no detokenizer"):
+    for part in ("prompt holds 9999", "logit_bias holds 8888", "stop_ids holds 7777", "no detokenizer"):
         assert part in str(caught.value)
     with pytest.raises(BadParameter, match="no tokens"):
         engine.submit(Request([]))
@@ -386,3 +402,9 @@ def test_times_and_counts_are_reported(engine_of: Engines, greedy: Greedy) -> No
     assert result.prompt_tokens == 20
     assert result.prefill_s > 0
     assert result.decode_s > 0
+
+
+@pytest.mark.parametrize("name", ["pages", "max_batch_tokens", "max_sequences", "max_requests"])
+def test_sizes_below_one_are_refused(decoder: Decoder, name: str) -> None:
+    with pytest.raises(BadParameter, match=f"{name} must be at least 1, not 0"):
+        Engine(decoder, **{"pages": 4, name: 0})

@@ -1,6 +1,7 @@
 """Refuses a request that could never be served, before anything is computed."""
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import NamedTuple
 
 from minicpm.engine.request import Request
@@ -62,8 +63,8 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
         yield "the prompt has no tokens, and the first token needs something to follow"
     used = {"prompt": request.prompt_ids, "logit_bias": params.logit_bias, "stop_ids": params.stop_ids}
     for name, ids in used.items():
-        outside = [i for i in ids if not 0 <= i < limits.vocab]
+        outside = [i for i in ids if not (isinstance(i, Integral) and 0 <= i < limits.vocab)]
         if outside:
-            yield f"{name} holds token id {outside[0]}, and the vocabulary ends at {limits.vocab - 1}"
+            yield f"{name} holds {outside[0]!r}, and token ids are whole numbers from 0 to {limits.vocab - 1}"
     if params.stop and request.detokenizer is None:
         yield "stop strings need text, and this request has no detokenizer; use stop_ids"

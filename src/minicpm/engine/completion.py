@@ -1,7 +1,7 @@
 """Continues plain prompts and scores texts on an engine."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -84,7 +84,13 @@ class Completer:
 
     def ids(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a prompt; text gets the model's BOS, ids are taken as they are."""
-        return self._tokenizer.encode_prompt([Piece(prompt)]) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            return self._tokenizer.encode_prompt([Piece(prompt)])
+        if not isinstance(prompt, Iterable):
+            raise BadParameter(
+                f"A prompt is text or a list of token ids, not {prompt!r}. Give a list of prompts."
+            )
+        return list(prompt)
 
     def _submit(self, ids: list[int], params: SamplingParams) -> Stream:
         request = Request(ids, params, lambda: self._tokenizer.detokenizer(continues=True))

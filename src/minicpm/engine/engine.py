@@ -14,7 +14,7 @@ from minicpm.engine.scheduler import Plan, Scheduler, Work
 from minicpm.engine.stops import StopSet
 from minicpm.engine.stream import Stream, TokenOutput
 from minicpm.engine.writer import Writer
-from minicpm.errors import QueueFull, RequestError, StepFailed
+from minicpm.errors import BadParameter, QueueFull, RequestError, StepFailed
 from minicpm.models.decoder import Decoder
 
 
@@ -48,8 +48,15 @@ class Engine:
         prefix_cache: bool = True,
     ) -> None:
         """`pages` of 64 tokens: one full context unless said. `max_requests` bounds unfinished requests."""
+        pages = -(-decoder.config.context // PAGE) if pages is None else pages
+        _check_sizes(
+            pages=pages,
+            max_batch_tokens=max_batch_tokens,
+            max_sequences=max_sequences,
+            max_requests=max_requests,
+        )
         self.decoder = decoder
-        self.cache = decoder.new_cache(pages or -(-decoder.config.context // PAGE))
+        self.cache = decoder.new_cache(pages)
         self.limits = Limits(
             context=decoder.config.context,
             cache_tokens=self.cache.total_pages * PAGE,
@@ -66,7 +73,8 @@ class Engine:
         self._submitted = 0
         self._arrivals: deque[Stream] = deque()
         self._aborts: deque[Stream] = deque()
-        self._registry = threading.Lock()  # guards _streams and _submitted
+        # Guards _streams and _submitted; re-entrant: an answer aborts itself wherever it is collected.
+        self._registry = threading.RLock()
         self._stepping = threading.Lock()  # guards scheduler, prefix index, cache and decoder
 
     @property
@@ -213,6 +221,12 @@ class Engine:
 
     def _streams_of(self, works: Collection[Work]) -> list[Stream]:
         return [self._streams[number] for number in dict.fromkeys(w.sequence.order[0] for w in works)]
+
+
+def _check_sizes(**sizes: int) -> None:
+    wrong = [f"{name} must be at least 1, not {size}" for name, size in sizes.items() if size < 1]
+    if wrong:
+        raise BadParameter("The engine cannot be set up: " + "; ".join(wrong) + ".")
 
 
 def _writer(request: Request, stops: StopSet | None) -> Writer:

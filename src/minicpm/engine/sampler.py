@@ -29,7 +29,8 @@ def choose(logits: Tensor, sequences: Listing[Sequence]) -> list[Draw]:
     Rows are treated one by one, so a choice depends on its own row, the sequence's tokens, seed and position,
     and never on what shares the batch.
     """
-    likeliest, finite = logits.argmax(-1).tolist(), logits.amax(-1).isfinite().tolist()
+    largest, at = logits.max(-1)
+    likeliest, finite = at.tolist(), largest.isfinite().tolist()
     return [_draw(logits[r], s, likeliest[r]) if finite[r] else Draw(None) for r, s in enumerate(sequences)]
 
 
