@@ -7,7 +7,16 @@ from collections.abc import Collection
 # Markers of the family's dialects that some vocabularies hold as added tokens without flagging them special.
 DIALECT_MARKERS = frozenset(
     {"<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"}
-    | {"<tools>", "</tools>", "<function", "</function>", "<param", "</param>", "<tool_sep>", "<tool_def_sep>"}
+    | {
+        "<tools>",
+        "</tools>",
+        "<function",
+        "</function>",
+        "<param",
+        "</param>",
+        "<tool_sep>",
+        "<tool_def_sep>",
+    }
 )
 
 # Ends and beginnings of turns; they frame an answer and are no part of it.

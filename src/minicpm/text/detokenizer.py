@@ -23,7 +23,7 @@ class TokenText:
 
 
 class Detokenizer:
-    """The exact inverse of encoding, fed piecewise: the texts of all pushes and of `finish` join to the whole.
+    """The exact inverse of encoding, fed piecewise: the texts of all pushes and of `finish` are the whole.
 
     Time and memory per push do not grow with what came before. Bytes that are no UTF-8 become U+FFFD.
     """

@@ -23,7 +23,9 @@ def read_object(path: Path) -> dict[str, Any]:
             f"{path} is not readable JSON ({error}). Fetch the file again from where the model was published."
         ) from error
     if not isinstance(value, dict):
-        raise TokenizerError(f"{path} holds a JSON {type(value).__name__}, not an object. Fetch the file again.")
+        raise TokenizerError(
+            f"{path} holds a JSON {type(value).__name__}, not an object. Fetch the file again."
+        )
     return value
 
 
@@ -46,7 +48,9 @@ def read_bytes(path: Path, limit: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise TokenizerError(f"{path} cannot be read: {error.strerror}. Check the file and its rights.") from error
+        raise TokenizerError(
+            f"{path} cannot be read: {error.strerror}. Check the file and its rights."
+        ) from error
     if len(data) > limit:
         raise TokenizerError(f"{path} is larger than {limit >> 20} MiB, more than such a file can need.")
     return data

@@ -125,7 +125,9 @@ def _arguments(arguments: Any, where: str, problems: Problems) -> dict[str, Any]
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, Mapping):
-        problems.add(f"{where}.function.arguments", f"is {_kind(arguments)} instead of an object or JSON text")
+        problems.add(
+            f"{where}.function.arguments", f"is {_kind(arguments)} instead of an object or JSON text"
+        )
         return {}
     problems.check_value(f"{where}.function.arguments", arguments)
     return dict(arguments)

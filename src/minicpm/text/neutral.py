@@ -34,11 +34,11 @@ class Neutraliser:
         """A copy of the turn, safe to render."""
         role = turn["role"]
         readable = READ_BY_TEMPLATES.get(role, frozenset())
-        safe = {key: value if key == "role" else self.value(value) for key, value in turn.items()}
+        safe = {key: self.value(value) for key, value in turn.items() if key not in ("role", "content")}
         content = turn["content"]
         if role in ("user", "tool"):
             content = self._joined(content)
-        return safe | {"content": self.text(content, readable)}
+        return {"role": role, "content": self.text(content, readable)} | safe
 
     def tool(self, tool: dict[str, Any]) -> dict[str, Any]:
         """A copy of a tool's declaration, safe to render."""
@@ -64,9 +64,7 @@ class Neutraliser:
         pieces = self._spellings.split(rendered)
         escaped = f"\\u{ord(self._mark):04x}"  # what a template's ASCII-only JSON makes of the mark
         clean = (
-            piece
-            if piece.control
-            else Piece(piece.text.replace(self._mark, "").replace(escaped, ""))
+            piece if piece.control else Piece(piece.text.replace(self._mark, "").replace(escaped, ""))
             for piece in pieces
         )
         return [piece for piece in clean if piece.text]

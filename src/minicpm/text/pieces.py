@@ -18,9 +18,11 @@ class Spellings:
 
     def __init__(self, spellings: Iterable[str]) -> None:
         self.all = frozenset(spelling for spelling in spellings if spelling)
-        self._by_first: dict[str, list[str]] = {}
+        self._firsts = {spelling[0] for spelling in self.all}
+        # By two characters, so that text full of "<" costs one look-up each.
+        self._by_head: dict[str, list[str]] = {}
         for spelling in sorted(self.all, key=len, reverse=True):
-            self._by_first.setdefault(spelling[0], []).append(spelling)
+            self._by_head.setdefault(spelling[:2], []).append(spelling)
         self._prefixes = {s[:n] for s in self.all for n in range(1, len(s))}
         self._longest = max(map(len, self.all), default=0)
 
@@ -35,19 +37,20 @@ class Spellings:
     def find_all(self, text: str) -> Iterator[tuple[int, str]]:
         """Yields (position, longest spelling there), also those that begin inside another."""
         for start in self._starts(text):
-            spelling = next((s for s in self._by_first[text[start]] if text.startswith(s, start)), None)
+            candidates = self._by_head.get(text[start : start + 2]) or self._by_head.get(text[start], ())
+            spelling = next((s for s in candidates if text.startswith(s, start)), None)
             if spelling is not None:
                 yield start, spelling
 
     def _starts(self, text: str) -> Iterator[int]:
-        if len(self._by_first) == 1:  # every published vocabulary: all control spellings begin with "<"
-            (first,) = self._by_first
+        if len(self._firsts) == 1:  # every published vocabulary: all control spellings begin with "<"
+            (first,) = self._firsts
             start = text.find(first)
             while start >= 0:
                 yield start
                 start = text.find(first, start + 1)
         else:
-            yield from (i for i, character in enumerate(text) if character in self._by_first)
+            yield from (i for i, character in enumerate(text) if character in self._firsts)
 
     def split(self, text: str) -> list[Piece]:
         """Cuts `text` into pieces; joining them gives `text` back."""

@@ -26,12 +26,14 @@ class Problems:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            self.add(where, f"holds a lone surrogate at character {error.start}; decode the text properly first")
+            self.add(
+                where, f"holds a lone surrogate at character {error.start}; decode the text properly first"
+            )
 
     def check_value(self, where: str, value: Any) -> None:
         """Refuses JSON values nested too deeply and text in them without a UTF-8 form."""
         try:
-            for text in _strings(value, MAX_DEPTH):
+            for text in strings_in(value, MAX_DEPTH):
                 self.check_text(where, text)
         except RecursionError:
             self.add(where, f"is nested more than {MAX_DEPTH} levels deep")
@@ -45,7 +47,8 @@ class Problems:
         raise MessageError(f"{subject} cannot be used: {shown}{rest}.")
 
 
-def _strings(value: Any, depth: int) -> Iterator[str]:
+def strings_in(value: Any, depth: int = MAX_DEPTH + 8) -> Iterator[str]:
+    """Every string of a JSON value, keys included; raises RecursionError below `depth` levels."""
     if depth == 0:
         raise RecursionError
     if isinstance(value, str):
@@ -53,7 +56,7 @@ def _strings(value: Any, depth: int) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield str(key)
-            yield from _strings(inner, depth - 1)
+            yield from strings_in(inner, depth - 1)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _strings(inner, depth - 1)
+            yield from strings_in(inner, depth - 1)

@@ -70,7 +70,7 @@ class Sandbox:
         late = threading.Event()
         # The worker's own alarm covers the rendering; this one also the transfer, and systems without alarms.
         seconds = self._limits.seconds + 1.0 + len(frame) / 2e7
-        timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
+        timer = threading.Timer(seconds, _end, (process, late))
         timer.start()
         try:
             return _exchange(process, frame)
@@ -102,7 +102,8 @@ class Sandbox:
             "template": f"failed: {detail}",
         }[kind]
         return TemplateError(
-            f"The checkpoint's chat template {what}. Use a built-in template, or a checkpoint whose template works."
+            f"The checkpoint's chat template {what}. "
+            "Use a built-in template, or a checkpoint whose template works."
         )
 
 
@@ -120,10 +121,16 @@ def _spawn(memory: int) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise TemplateError(
-            f"The checkpoint's chat template needs a process of its own, and none can be started: {error.strerror}."
+            "The checkpoint's chat template needs a process of its own, and none can be started: "
+            f"{error.strerror}. Free some processes or memory."
         ) from error
     _send(process, settings)
     return process
+
+
+def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    process.kill()
 
 
 def _exchange(process: subprocess.Popen[bytes], frame: bytes) -> dict[str, Any]:

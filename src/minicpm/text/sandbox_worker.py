@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 import sys
+from importlib import import_module
 from typing import Any, BinaryIO
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     sys.path[:] = settings["path"]
     # Found by path: under its package name it would import the whole package.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import jinja_template
+    jinja_template = import_module("jinja_template")
 
     sys.path.pop(0)
     confine(settings["memory"])

@@ -41,7 +41,7 @@ class SentencePieces:
         return [piece for piece, kind in zip(self.pieces, self.kinds, strict=True) if kind in kinds]
 
     def renamed(self, names: Mapping[int, str]) -> SentencePieces:
-        """The same vocabulary with other spellings for some reserved pieces, as configurations declare them."""
+        """The same vocabulary with the spellings that a configuration gives to reserved pieces."""
         pieces = list(self.pieces)
         for number, name in names.items():
             if number < len(pieces) and self.kinds[number] is Kind.USER_DEFINED and name not in self.pieces:
@@ -58,7 +58,8 @@ def read_sentencepiece(path: Path) -> SentencePieces:
         return _model(data)
     except ValueError as error:
         raise TokenizerError(
-            f"{path} is not a usable SentencePiece model: {error}. Fetch the file again, or use a tokenizer.json."
+            f"{path} is not a usable SentencePiece model: {error}. "
+            "Fetch the file again, or use a tokenizer.json."
         ) from error
 
 

@@ -22,8 +22,8 @@ class TokenBytes:
         kinds = set(_decoder_kinds(backend))
         if not kinds & {"ByteLevel", "ByteFallback", "Metaspace", "Replace"}:
             raise TokenizerError(
-                f"The tokenizer decodes by {sorted(kinds) or 'nothing'}, and only byte-level and SentencePiece-like "
-                "decoders are known. Use the tokenizer that was published with the model."
+                f"The tokenizer decodes by {sorted(kinds) or 'nothing'}, and only byte-level and "
+                "SentencePiece-like decoders are known. Use the tokenizer published with the model."
             )
         self._backend = backend
         self._byte_level = "ByteLevel" in kinds
@@ -32,7 +32,7 @@ class TokenBytes:
         self._known: dict[int, bytes] = {}
 
     def __call__(self, token_id: int) -> bytes:
-        """The bytes of one token; an id outside the vocabulary raises TokenizerError."""
+        """The bytes of one token; none for an id outside the vocabulary."""
         data = self._known.get(token_id)
         if data is None:
             data = self._known[token_id] = self._look_up(token_id)

@@ -43,7 +43,13 @@ class TokenSettings:
     @property
     def named(self) -> frozenset[str]:
         """The spellings that play a role."""
-        return frozenset(s for s in (self.bos, self.eos, self.unk, self.pad) if s is not None)
+        return frozenset(self.spelled.values())
+
+    @property
+    def spelled(self) -> dict[str, str]:
+        """Role names as templates know them to spellings, for the roles that have one."""
+        roles = zip(_NAMES, (self.bos, self.eos, self.unk, self.pad), strict=True)
+        return {name: spelling for name, spelling in roles if spelling is not None}
 
 
 def read_settings(folder: Path) -> TokenSettings:
@@ -84,7 +90,9 @@ def _added(config: Mapping[str, Any], plain: Mapping[str, Any], folder: Path) ->
     decoder = config.get("added_tokens_decoder", {})
     if not isinstance(decoder, dict):
         raise TokenizerError(f"added_tokens_decoder in {folder}/tokenizer_config.json is not an object.")
-    found = {entry.id: entry for entry in (_added_entry(key, value, folder) for key, value in decoder.items())}
+    found = {
+        entry.id: entry for entry in (_added_entry(key, value, folder) for key, value in decoder.items())
+    }
     for content, number in plain.items():
         if isinstance(number, int) and number not in found:
             found[number] = AddedSpelling(number, content, False, False, False, False, False)

@@ -24,7 +24,8 @@ class Tokenizer:
     """Encodes and decodes for one model; immutable, and usable from several threads.
 
     `bos_id` is None where the model has none; `eos_ids` holds every id that ends an answer, from the
-    tokenizer and from generation_config; `special_ids` maps each control spelling to its id.
+    tokenizer and from generation_config; `special_ids` maps each control spelling to its id; `names` gives
+    the spellings of bos_token, eos_token and the other roles that the files name.
     """
 
     def __init__(self, loaded: LoadedTokenizer) -> None:
@@ -36,6 +37,7 @@ class Tokenizer:
         self.vocab_size: int = loaded.vocab_size
         settings = loaded.settings
         self.bos_id = self.special_ids.get(settings.bos) if settings.bos else None
+        self.names: Mapping[str, str] = MappingProxyType(settings.spelled)
         self.eos_ids = _end_ids(settings, self.special_ids)
         self.add_bos: bool = loaded.add_bos and self.bos_id is not None
         self._text = _token_text(loaded, self.eos_ids)
@@ -52,7 +54,7 @@ class Tokenizer:
         return self._segments(self._backend, [text])[0]
 
     def encode_prompt(self, pieces: Iterable[Piece]) -> list[int]:
-        """Ids of a prompt; begins with exactly one BOS where the model takes one or the pieces spell it."""
+        """Ids of a prompt, with exactly one BOS where the model takes one or the pieces spell it."""
         ids: list[int] = []
         for piece, text_ids in self._encoded(_trimmed(pieces, self._flags)):
             ids += [self.special_ids[piece.text]] if piece.control else text_ids
@@ -64,7 +66,7 @@ class Tokenizer:
         return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
 
     def detokenizer(self, *, continues: bool = False) -> Detokenizer:
-        """A fresh incremental decoder; `continues` keeps a first space, for text that goes on a prompt's text."""
+        """A fresh incremental decoder; `continues` keeps a first space, for text that goes on."""
         return Detokenizer(self._text, continues=continues)
 
     def _encoded(self, pieces: Sequence[Piece]) -> Iterable[tuple[Piece, list[int]]]:
@@ -94,7 +96,7 @@ class Tokenizer:
 
 
 def _end_ids(settings: TokenSettings, controls: Mapping[str, int]) -> tuple[int, ...]:
-    named = [controls[settings.eos]] if settings.eos in controls else []
+    named = [controls[settings.eos]] if settings.eos is not None and settings.eos in controls else []
     turn_end = [controls["<|im_end|>"]] if "<|im_end|>" in controls else []
     return tuple(dict.fromkeys([*settings.eos_ids, *named, *turn_end]))
 

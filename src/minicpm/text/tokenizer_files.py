@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def _backend(folder: Path, settings: TokenSettings) -> Backend:
     model = folder / "tokenizer.model"
     if not model.exists():
         raise TokenizerError(
-            f"{folder} holds neither tokenizer.json nor tokenizer.model, so text cannot be turned into tokens. "
+            f"{folder} holds neither tokenizer.json nor tokenizer.model, so text cannot become tokens. "
             "Fetch the tokenizer files of the model into this folder."
         )
     pieces = read_sentencepiece(model).renamed({token.id: token.content for token in settings.added})
@@ -78,13 +78,15 @@ def _from_json(text: str, origin: str) -> Backend:
 
     if text.startswith("version https://git-lfs"):
         raise TokenizerError(
-            f"{origin} is a Git-LFS pointer: the file itself was never fetched. Run `git lfs pull` in the folder."
+            f"{origin} is a Git-LFS pointer: the file itself was never fetched. "
+            "Run `git lfs pull` in the folder."
         )
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the library raises plain Exception for every defect
+    except Exception as error:  # the library raises plain Exception for every defect
         raise TokenizerError(
-            f"{origin} is not a usable tokenizer: {error}. Fetch the file again from where the model was published."
+            f"{origin} is not a usable tokenizer: {error}. "
+            "Fetch the file again from where the model was published."
         ) from error
 
 
@@ -96,10 +98,12 @@ def _add(backend: Backend, settings: TokenSettings, folder: Path) -> None:
         backend.add_tokens([_added_token(token, special=token.special)])
     wrong = [t for t in settings.added if backend.token_to_id(t.content) != t.id]
     if wrong:
-        listed = ", ".join(f"{t.content!r} {backend.token_to_id(t.content)} (declared {t.id})" for t in wrong[:5])
+        listed = ", ".join(
+            f"{t.content!r} {backend.token_to_id(t.content)} (declared {t.id})" for t in wrong[:5]
+        )
         raise TokenizerError(
-            f"The tokenizer of {folder} and its tokenizer_config.json disagree on the ids of {len(wrong)} tokens: "
-            f"{listed}. Fetch both files from one place."
+            f"The tokenizer of {folder} and its tokenizer_config.json disagree on the ids of {len(wrong)} "
+            f"tokens: {listed}. Fetch both files from one place."
         )
 
 
@@ -118,12 +122,12 @@ def _added_token(token: AddedSpelling | AddedToken, *, special: bool) -> AddedTo
 
 def _with_usual_names(settings: TokenSettings, backend: Backend) -> TokenSettings:
     """Where no file names BOS, end and unknown, the family's spellings do, if the tokenizer adds them."""
-    from dataclasses import replace
-
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     usual = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
-    names = {role: s for role, s in usual.items() if getattr(settings, role) is None and s in added}
-    return replace(settings, **names)
+    for role, spelling in usual.items():
+        if getattr(settings, role) is None and spelling in added:
+            settings = replace(settings, **{role: spelling})  # type: ignore[arg-type]
+    return settings
 
 
 def _promote_controls(backend: Backend, settings: TokenSettings) -> list[int]:
@@ -160,8 +164,8 @@ def _without_paths_to(controls: Iterable[int], backend: Backend) -> Backend:
     left = _reached(rebuilt, controls, added)
     if left:
         raise TokenizerError(
-            f"The tokenizer turns the plain text {added[left[0]].content!r} into control token {left[0]}, so users "
-            "could forge turns. Use the tokenizer that was published with the model."
+            f"The tokenizer turns the plain text {added[left[0]].content!r} into control token {left[0]}, so "
+            "users could forge turns. Use the tokenizer that was published with the model."
         )
     return rebuilt
 
@@ -206,5 +210,3 @@ def _adds_bos(backend: Backend, settings: TokenSettings) -> bool:
     bos = None if settings.bos is None else backend.token_to_id(settings.bos)
     first = backend.encode("a", add_special_tokens=True).ids[:1]
     return bos is not None and first == [bos]
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,9 @@ def check_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
         problems.add("tools", "is not a list of tools")
         tools = None
     checked = [_tool(tool, f"tools[{place}]", problems) for place, tool in enumerate(tools or ())]
-    names = [tool["function"]["name"] for tool in checked if tool]
-    for name in sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else ():
-        problems.add("tools", f"has the name {name!r} more than once")
+    counts = Counter(str(tool["function"].get("name")) for tool in checked if tool)
+    for name in sorted(name for name, count in counts.items() if count > 1):
+        problems.add("tools", f"has the name {name!r:.80} more than once")
     problems.raise_if_any("The tools")
     return checked
 
@@ -45,17 +46,19 @@ def _folded(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Any, where: str, problems: Problems) -> dict[str, Any]:
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    """Keys stay in the caller's order, because some templates print the whole tool."""
+    bare = isinstance(tool, Mapping) and "function" not in tool
+    function = tool if bare else tool.get("function") if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping):
         problems.add(where, "is not an object that describes a function")
         return {}
     if tool.get("type", "function") != "function":
         problems.add(f"{where}.type", f"is {tool.get('type')!r:.60}; only functions can be called")
-    kept = {key: value for key, value in function.items() if function is not tool or key != "type"}
+    kept = {
+        key: value for key, value in function.items() if value is not None and not (bare and key == "type")
+    }
     _check_function(kept, where, problems)
-    if kept.get("parameters") is None:
-        kept.pop("parameters", None)
-    return {"type": "function", "function": {"name": "", **kept}}
+    return {"type": "function", "function": kept} if bare else {"type": "function", **tool, "function": kept}
 
 
 def _check_function(function: Mapping[str, Any], where: str, problems: Problems) -> None:

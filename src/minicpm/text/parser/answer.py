@@ -19,7 +19,7 @@ class Dialect:
     """Thought markers (opening: closing) and the call markers, None where calls are not looked for.
 
     `read_call` makes the section that starts behind a call's opening and leads to the section it is given.
-    `thought_call_start` is the stricter opening that is looked for inside a thought, where text is held for it.
+    `thought_call_start` is the stricter opening looked for inside a thought, where text is held for it.
     """
 
     thoughts: dict[str, str]

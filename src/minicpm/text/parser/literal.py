@@ -1,6 +1,6 @@
 """Reads literals the way models write them: Python's and JSON's together, evaluating nothing.
 
-    literal := string+ | number | True|False|None | true|false|null | [..] | (..) | {..} | (+|-|not) literal
+literal := string+ | number | True|False|None | true|false|null | [..] | (..) | {..} | (+|-|not) literal
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from minicpm.text.parser.sections import Section
 from minicpm.text.parser.xml_call import XmlCall
 
 DIALECTS = ("none", "py-call", "xml-fn")
+_CLOSINGS = {"<think>": "</think>", "<|thought_start|>": "<|thought_end|>"}
 
 
 class StreamParser:
@@ -30,16 +31,17 @@ class StreamParser:
         dialect: str,
         tools: Sequence[Mapping[str, Any]] = (),
         *,
-        in_reasoning: bool = False,
+        opened_by: str | None = None,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         """`tools` are checked ones; without any, no call is looked for.
 
-        `in_reasoning` says that the prompt has opened a thought.
+        `opened_by` is the thought marker that the prompt ended with, if any.
         """
         make_id = new_id or _new_id
         answer = Answer(_dialect(dialect, tools, make_id))
-        self._section: Section = answer.reasoning("</think>") if in_reasoning else answer.content()
+        closing = None if opened_by is None else _CLOSINGS[opened_by]
+        self._section: Section = answer.content() if closing is None else answer.reasoning(closing)
         self._answer = answer
         self._held = ""
         self.examined = 0
@@ -89,9 +91,7 @@ def _new_id() -> str:
 def _dialect(name: str, tools: Sequence[Mapping[str, Any]], new_id: Callable[[], str]) -> Dialect:
     if name not in DIALECTS:
         raise TemplateError(f"There is no tool dialect {name!r}. Use one of {', '.join(DIALECTS)}.")
-    thoughts = {"<think>": "</think>"}
-    if name == "py-call":
-        thoughts["<|thought_start|>"] = "<|thought_end|>"
+    thoughts = _CLOSINGS if name == "py-call" else {"<think>": _CLOSINGS["<think>"]}
     if not tools or name == "none":
         return Dialect(thoughts)
     if name == "py-call":
@@ -104,4 +104,6 @@ def _dialect(name: str, tools: Sequence[Mapping[str, Any]], new_id: Callable[[],
             lambda then: PythonBlock(calls, new_id, then),
         )
     xml = Binder(tools, strict=True)
-    return Dialect(thoughts, "<function", "<function name=", "</function>", lambda then: XmlCall(xml, new_id, then))
+    return Dialect(
+        thoughts, "<function", "<function name=", "</function>", lambda then: XmlCall(xml, new_id, then)
+    )

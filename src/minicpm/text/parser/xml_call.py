@@ -166,9 +166,7 @@ class XmlCall:
         raw = "".join(self._raw)
         try:
             call = self._read()
-            events: list[Delta] = [
-                ToolCall(self._new_id(), call.name, self._binder.arguments(call), raw)
-            ]
+            events: list[Delta] = [ToolCall(self._new_id(), call.name, self._binder.arguments(call), raw)]
         except InvalidCall:
             return Step(text(raw), position, self._then)
         return Step(events, position, Newlines(1, self._then))

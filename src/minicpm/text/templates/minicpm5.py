@@ -79,7 +79,7 @@ def _assistant(entry: dict[str, Any], current: bool) -> str:
         thought = thought or inside.rpartition("<think>")[2].strip("\n")
         content = content.lstrip("\n")
     elif "<think>" in content:
-        return content + _calls(entry, content)
+        return f"{content}{_calls(entry, content)}"
     kept = thought.strip("\n") if current else ""
     return f"<think>\n{kept}\n</think>\n\n{content}{_calls(entry, content)}"
 

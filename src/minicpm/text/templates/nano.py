@@ -39,7 +39,7 @@ def render(conversation: Conversation) -> str:
 
 def _body(entry: dict[str, Any]) -> str:
     calls = entry.get("tool_calls")
-    return entry["content"] + (call_block(calls) if calls else "")
+    return str(entry["content"]) + (call_block(calls) if calls else "")
 
 
 def _tool(function: Mapping[str, Any]) -> str:

@@ -58,7 +58,9 @@ def _tool(function: Mapping[str, Any]) -> str:
     parameters = ", ".join(
         name if name in required else f"{name}={_default(field)}" for name, field in properties.items()
     )
-    lines = "".join(f"        {_field(name, field, name in required)}\n" for name, field in properties.items())
+    lines = "".join(
+        f"        {_field(name, field, name in required)}\n" for name, field in properties.items()
+    )
     arguments = f"\n    Args:\n{lines}" if lines else ""
     documentation = f'    """{_quiet(function["description"])}\n{arguments}    """\n'
     return f"{_classes(properties)}\n\ndef {function['name']}({parameters}):\n{documentation}"
