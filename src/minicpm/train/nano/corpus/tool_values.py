@@ -99,6 +99,7 @@ TEXTS: dict[str, Callable[[Random, bool], str]] = {
     "dish": _either(DISHES, ZH_DISHES), "topic": _either(TOPICS, ZH_TOPICS), "room": _either(ROOMS, ZH_ROOMS),
     "genre": _pairs(GENRES), "language": _pairs(LANGUAGES),
 }  # fmt: skip
+ONE_SIDED = {("topic", True), ("language", False)}  # short lists of which nothing falls on the exams' side
 INTEGERS = {"small": (2, 20), "count": (2, 99), "minutes": (3, 180), "number": (10, 999), "percent": (1, 100),
             "year": (1900, 2049), "degrees": (15, 30), "money": (5, 5000)}  # fmt: skip
 CHOICES: dict[str, tuple[str, dict[Any, tuple[str, str]]]] = {
@@ -128,6 +129,7 @@ def schema(pool: str) -> dict[str, Any]:
 
 def pick(rng: Random, pool: str, zh: bool, held: bool = False) -> Said:
     """A value of this pool from the asked side of the split; closed choices have no sides."""
+    held = held and (pool, zh) not in ONE_SIDED
     if pool in CHOICES:
         value = rng.choice(list(CHOICES[pool][1]))
         return Said(CHOICES[pool][1][value][zh], value)
