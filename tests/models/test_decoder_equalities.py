@@ -17,7 +17,9 @@ TOKENS = 150  # two pages and a partial third
 EVERY_MODEL = pytest.mark.parametrize("family", families())
 EVERY_BACKEND = pytest.mark.parametrize("backend", ["reference", "torch"])
 # One model of each rope and head arrangement.
-SOME_MODELS = pytest.mark.parametrize("family", ["minicpm-2b", "minicpm-2b-128k", "minicpm4-8b", "minicpm5-1b"])
+SOME_MODELS = pytest.mark.parametrize(
+    "family", ["minicpm-2b", "minicpm-2b-128k", "minicpm4-8b", "minicpm5-1b"]
+)
 
 
 def assert_same(found, wanted, bound=FLOAT32):
@@ -178,7 +180,9 @@ def test_every_parameter_of_an_unprepared_decoder_gets_a_gradient(toy, family):
     model = toy(family)
     decoder = model.decoder()
     decoder.logits_for(model.ids(20)).logsumexp(-1).sum().backward()
-    without = [name for name, weight in decoder.named_parameters() if weight.grad is None or not weight.grad.any()]
+    without = [
+        name for name, weight in decoder.named_parameters() if weight.grad is None or not weight.grad.any()
+    ]
     assert without == []
 
 

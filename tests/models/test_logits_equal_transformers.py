@@ -78,10 +78,12 @@ def fold(raw, state):
     embedding = folded["model.embed_tokens.weight"]
     folded["lm_head.weight"] = folded.get("lm_head.weight", embedding) / logit
     folded["model.embed_tokens.weight"] = embedding * embed
-    for name in folded:
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            folded[name] = folded[name] * residual
-    return folded
+    branches = {
+        name: weight * residual
+        for name, weight in folded.items()
+        if name.endswith(("o_proj.weight", "down_proj.weight"))
+    }
+    return folded | branches
 
 
 def llama(raw, state, dtype=torch.float32):
@@ -260,5 +262,5 @@ def test_folding_twice_is_refused(toy):
     from minicpm.errors import BadConfig
     from minicpm.models.registry import parse
 
-    with pytest.raises(BadConfig, match="scale_emb is 12.*folded"):
+    with pytest.raises(BadConfig, match=r"scale_emb is 12.*folded"):
         parse(toy("minicpm-2b-llama-format").raw | {"scale_emb": 12})

@@ -43,7 +43,10 @@ def test_names_and_shapes_are_the_published_ones(row):
     config = parse(row.raw)
     mixer, ffn = config.layers[0].mixer, config.layers[0].ffn
     queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
-    wanted = {"model.embed_tokens.weight": (config.vocab, config.hidden), "model.norm.weight": (config.hidden,)}
+    wanted = {
+        "model.embed_tokens.weight": (config.vocab, config.hidden),
+        "model.norm.weight": (config.hidden,),
+    }
     if not config.tied:
         wanted["lm_head.weight"] = (config.vocab, config.hidden)
     for i in range(row.raw["num_hidden_layers"]):

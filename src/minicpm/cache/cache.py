@@ -90,7 +90,7 @@ class Cache:
         return True
 
     def rewind(self, seq: int, n: int) -> int:
-        """Drop back to at most n tokens; returns the length reached."""
+        """Drop back to at most n tokens, giving up reserved room; returns the length reached."""
         entry = self._table[seq]
         entry.length = min(entry.length, n)
         keep = -(-entry.length // PAGE)
@@ -129,6 +129,8 @@ class Cache:
             f"segment starts at {segment.start}, the sequence holds {entry.length}"
         )
         assert stop <= len(entry.pages) * PAGE, f"no room was reserved for {segment.count} tokens"
+        if start == stop:
+            return slice(0, 0)
         pages = entry.pages[start // PAGE : -(-stop // PAGE)]
         first = pages[0] * PAGE + start % PAGE
         if all(b == a + 1 for a, b in pairwise(pages)):

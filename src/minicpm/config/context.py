@@ -23,38 +23,36 @@ def extend(config: ModelConfig, tokens: int) -> ModelConfig:
     """
     if tokens < 1:
         raise BadParameter(f"A context of {tokens} tokens was asked for; it must be at least 1.")
-    if tokens <= config.context:
-        return replace(config, context=tokens)
-    return replace(config, context=tokens, rope=_extended_rope(config, tokens))
+    limit = reach(config)
+    if tokens > limit:
+        raise BadParameter(_too_long(tokens, limit, config.context))
+    return replace(config, context=tokens, rope=_rope_for(config, tokens))
 
 
 def reach(config: ModelConfig) -> int:
     """The largest context `extend` accepts."""
     match config.rope:
         case DynamicNTKRope() as rope:
-            return int(rope.original * max(rope.factor, 1))
-        case LongRope() as rope if _same_lists(rope) and rope.short in _EXTENSIONS:
-            return _EXTENSIONS[rope.short][1]
+            return max(config.context, int(rope.original * rope.factor))
+        case LongRope() as rope if rope.short == rope.long and rope.short in _EXTENSIONS:
+            return max(config.context, _EXTENSIONS[rope.short][1])
     return config.context
 
 
-def _extended_rope(config: ModelConfig, tokens: int) -> Rope:
-    limit = reach(config)
-    if tokens > limit:
-        raise BadParameter(
-            f"A context of {tokens} tokens was asked for; this model reaches {limit}"
-            + (f" ({config.context} natively)" if limit != config.context else "")
-            + f" and there is no published way beyond. Ask for at most {limit}."
-        )
+def _rope_for(config: ModelConfig, tokens: int) -> Rope:
     match config.rope:
         case DynamicNTKRope() as rope:
             return replace(rope, length=tokens)
-        case LongRope() as rope:
+        case LongRope() as rope if tokens > config.context:
             table = _EXTENSIONS[rope.short][0]
             return replace(rope, short=table, long=table)
         case rope:
             return rope
 
 
-def _same_lists(rope: LongRope) -> bool:
-    return rope.short == rope.long
+def _too_long(tokens: int, limit: int, native: int) -> str:
+    natively = f" ({native} natively)" if limit != native else ""
+    return (
+        f"A context of {tokens} tokens was asked for; this model reaches {limit}{natively} and there is no "
+        f"published way beyond. Ask for at most {limit}."
+    )
