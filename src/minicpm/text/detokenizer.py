@@ -13,6 +13,7 @@ class TokenText:
 
     `controls` are all control ids, `hidden` those of them that are not shown. `marks_later` tells that the
     encoder put a word marker in front of text after a control token, so that the decoder takes it away.
+    `replacements` are made in the text of each stretch between control tokens, in order.
     """
 
     bytes_of: Callable[[int], bytes]
@@ -20,6 +21,7 @@ class TokenText:
     hidden: frozenset[int]
     marks_first: bool
     marks_later: bool
+    replacements: tuple[tuple[str, str], ...] = ()
 
 
 class Detokenizer:
@@ -31,6 +33,7 @@ class Detokenizer:
     def __init__(self, vocabulary: TokenText, *, continues: bool = False) -> None:
         self._vocabulary = vocabulary
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._replacers = [_Replacer(old, new) for old, new in vocabulary.replacements]
         self._drop_marker = vocabulary.marks_first and not continues
 
     def push(self, token_id: int) -> str:
@@ -41,15 +44,43 @@ class Detokenizer:
         if self._drop_marker:
             data = data.removeprefix(b" ")
             self._drop_marker = False
-        return self._utf8.decode(data)
+        text = self._utf8.decode(data)
+        for replacer in self._replacers:
+            text = replacer.push(text)
+        return text
 
     def finish(self) -> str:
         """The rest: U+FFFD for a character that was never completed."""
-        return self._utf8.decode(b"", True)
+        text = self._utf8.decode(b"", True)
+        for replacer in self._replacers:
+            text = replacer.push(text) + replacer.finish()
+        return text
 
     def _control(self, token_id: int) -> str:
         self._drop_marker = self._vocabulary.marks_later
-        rest = self._utf8.decode(b"", True)
+        rest = self.finish()
         if token_id in self._vocabulary.hidden:
             return rest
         return rest + self._vocabulary.bytes_of(token_id).decode()
+
+
+class _Replacer:
+    """str.replace on text that arrives in pieces; holds back what may begin an occurrence."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self._old = old
+        self._new = new
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        if not (self._held or self._old[0] in text):
+            return text
+        *parts, last = (self._held + text).split(self._old)
+        longest = min(len(last), len(self._old) - 1)
+        held = next((n for n in range(longest, 0, -1) if self._old.startswith(last[-n:])), 0)
+        self._held = last[len(last) - held :]
+        return self._new.join([*parts, last[: len(last) - held]])
+
+    def finish(self) -> str:
+        rest, self._held = self._held, ""
+        return rest

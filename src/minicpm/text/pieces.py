@@ -37,7 +37,7 @@ class Spellings:
     def find_all(self, text: str) -> Iterator[tuple[int, str]]:
         """Yields (position, longest spelling there), also those that begin inside another."""
         for start in self._starts(text):
-            candidates = self._by_head.get(text[start : start + 2]) or self._by_head.get(text[start], ())
+            candidates = self._by_head.get(text[start : start + 2], self._by_head.get(text[start], []))
             spelling = next((s for s in candidates if text.startswith(s, start)), None)
             if spelling is not None:
                 yield start, spelling

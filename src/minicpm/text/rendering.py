@@ -89,7 +89,7 @@ def _render_here(source: str, context: dict[str, Any], characters: int) -> str:
 
     try:
         return render(_compiled(source), context, characters)
-    except (jinja2.TemplateError, OutputTooLong) as error:
+    except (jinja2.TemplateError, OutputTooLong, TypeError, ValueError) as error:
         raise TemplateError(
             f"The packaged chat template failed: {error}. Install the package again."
         ) from error

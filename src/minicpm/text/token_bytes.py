@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from minicpm.errors import TokenizerError
+from minicpm.text.decoding_steps import DecodingSteps
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-WORD_MARKER = "\u2581"
 
 
 class TokenBytes:
     """Maps a token id to its UTF-8 bytes; a token may hold part of a character."""
 
-    def __init__(self, backend: Tokenizer) -> None:
-        kinds = set(_decoder_kinds(backend))
-        if not kinds & {"ByteLevel", "ByteFallback", "Metaspace", "Replace"}:
-            raise TokenizerError(
-                f"The tokenizer decodes by {sorted(kinds) or 'nothing'}, and only byte-level and "
-                "SentencePiece-like decoders are known. Use the tokenizer published with the model."
-            )
+    def __init__(self, backend: Tokenizer, steps: DecodingSteps) -> None:
         self._backend = backend
-        self._byte_level = "ByteLevel" in kinds
-        self._fallback = "ByteFallback" in kinds
+        self._steps = steps
         self._added = {number: token.content for number, token in backend.get_added_tokens_decoder().items()}
         self._known: dict[int, bytes] = {}
 
     def __call__(self, token_id: int) -> bytes:
-        """The bytes of one token; none for an id outside the vocabulary."""
+        """The bytes of one token; none for an id outside the vocabulary, as padded heads may yield."""
         data = self._known.get(token_id)
         if data is None:
             data = self._known[token_id] = self._look_up(token_id)
@@ -43,25 +32,15 @@ class TokenBytes:
             return self._added[token_id].encode()
         token = self._backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
         if token is None:
-            # Heads are often padded beyond the vocabulary; such an id spells nothing.
             return b""
-        if self._byte_level:
+        if self._steps.byte_level:
             table = _byte_of_character()
             return b"".join(table.get(character) or character.encode() for character in token)
-        if self._fallback and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        if self._steps.byte_fallback and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes.fromhex(token[3:5])
-        return token.replace(WORD_MARKER, " ").encode()
-
-
-def _decoder_kinds(backend: Tokenizer) -> Iterator[str]:
-    if backend.decoder is not None:
-        yield from _kinds(json.loads(backend.decoder.__getstate__()))
-
-
-def _kinds(decoder: dict[str, Any]) -> Iterator[str]:
-    yield decoder["type"]
-    for inner in decoder.get("decoders", ()):
-        yield from _kinds(inner)
+        for old, new in self._steps.in_tokens:
+            token = token.replace(old, new)
+        return token.encode()
 
 
 @cache

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from minicpm.errors import MessageError
 from minicpm.text.control import TURN_MARKERS
+from minicpm.text.decoding_steps import WORD_MARKER, read_steps
 from minicpm.text.detokenizer import Detokenizer, TokenText
 from minicpm.text.pieces import Piece, Spellings
-from minicpm.text.token_bytes import WORD_MARKER, TokenBytes
+from minicpm.text.token_bytes import TokenBytes
 from minicpm.text.token_settings import TokenSettings
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Tokenizer:
         return Detokenizer(self._text, continues=continues)
 
     def _encoded(self, pieces: Sequence[Piece]) -> Iterable[tuple[Piece, list[int]]]:
-        """Each piece with its ids ([] for control); text after the first stretch may be marked differently."""
+        """Each piece with its ids ([] for control); later text may be marked differently than the first."""
         encoded = iter(self._segments(self._later, [piece.text for piece in pieces if not piece.control]))
         for place, piece in enumerate(pieces):
             ids = [] if piece.control else next(encoded)
@@ -103,12 +104,14 @@ def _end_ids(settings: TokenSettings, controls: Mapping[str, int]) -> tuple[int,
 
 def _token_text(loaded: LoadedTokenizer, eos_ids: Sequence[int]) -> TokenText:
     hidden = {loaded.controls[s] for s in loaded.settings.named | TURN_MARKERS if s in loaded.controls}
+    steps = read_steps(loaded.backend)
     return TokenText(
-        bytes_of=TokenBytes(loaded.backend),
+        bytes_of=TokenBytes(loaded.backend, steps),
         controls=frozenset(loaded.controls.values()),
         hidden=frozenset(hidden | set(eos_ids)),
         marks_first=_marks(loaded.backend),
         marks_later=_marks(loaded.later),
+        replacements=steps.in_text,
     )
 
 

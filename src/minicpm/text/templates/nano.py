@@ -26,10 +26,10 @@ def render(conversation: Conversation) -> str:
     """The turns without thoughts; an answer begins inside a thought unless thinking is off."""
     turns = conversation.turns
     has_system = turns[0]["role"] == "system"
-    parts = [turns[0]["content"]] if has_system and turns[0]["content"] else []
+    parts = [str(turns[0]["content"])] if has_system and turns[0]["content"] else []
     if conversation.tools:
         parts.append("\n".join(["# Functions", *(_tool(tool["function"]) for tool in conversation.tools)]))
-    head = turn("system", "\n\n".join(parts)) if parts else ""
+    head = turn("system", "\n\n".join(parts)) if parts or has_system else ""
     rest = turns[1:] if has_system else turns
     prompt = head + "".join(turn(entry["role"], _body(entry)) for entry in rest)
     if not conversation.generate:
@@ -54,9 +54,9 @@ def _parameter(name: str, field: Mapping[str, Any], required: bool) -> str:
     if isinstance(field.get("enum"), list):
         kind = "|".join(map(_json, field["enum"]))
     else:
-        kind = "|".join(_TYPES.get(kind, "any") for kind in types_of(field)) or "any"
-    default = field.get("default")
-    return f"{name}: {kind}" + ("" if required else f" = {'None' if default is None else _json(default)}")
+        kind = next((_TYPES[kind] for kind in types_of(field) if kind in _TYPES), "str")
+    default = _json(field["default"]) if "default" in field else "None"
+    return f"{name}: {kind}" if required else f"{name}: {kind} = {default}"
 
 
 def _json(value: Any) -> str:
