@@ -12,7 +12,7 @@ HEADS = [(1, 1), (4, 4), (8, 2), (16, 1), (3, 3)]
 LENGTHS = [1, 63, 64, 65, 129]
 
 
-def qkv(count, length, heads, kv_heads, width=16, seed=0):
+def qkv(count, length, heads, kv_heads, *, width=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(count, heads, width), (length, kv_heads, width), (length, kv_heads, width)]
     return [torch.randn(shape, generator=generator) for shape in shapes]

@@ -1,0 +1,109 @@
+"""Writes docs/models.md from the registry: `python -m minicpm.models.docs > docs/models.md`."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from minicpm.config import (
+    DefaultRope,
+    DynamicNTKRope,
+    LinearRope,
+    LongRope,
+    ModelConfig,
+    Rope,
+    parameter_count,
+    reach,
+)
+from minicpm.config.memory import weight_bytes
+from minicpm.models.published import Published, published
+from minicpm.models.registry import family, parse
+
+_TITLE = """# Models
+
+Every published checkpoint this version loads. This page is generated from the registry by
+`python -m minicpm.models.docs > docs/models.md`, and a test keeps it current. A checkpoint's own
+config.json always wins over these values.
+"""
+
+_SIZES = """## Sizes
+
+*Heads* are query heads / key-value heads x their width. *Context* is the native one; *reach* is the
+largest that `--context` accepts, by a published factor table or the model's own scaling. A *tied*
+model uses its embedding as output head. *Bytes* are those of the weights in bfloat16.
+"""
+
+_SOURCES = """## Where they are, and how they are spoken to
+
+Checkpoints of one family share a config reader. *Template* and *tools* name the built-in chat
+template and tool-call dialect, used where a checkpoint brings no template of its own.
+"""
+
+_UNVERIFIED = """## Not confirmed
+
+Values above that no readable source confirms. They matter only until the checkpoint's own config is
+read.
+"""
+
+
+def models_table() -> str:
+    """The whole of docs/models.md."""
+    rows = published()
+    sizes = _table(
+        "model layers hidden heads feed-forward vocabulary context reach rope tied parameters bytes".split(),
+        (_size_cells(row, parse(row.raw)) for row in rows),
+    )
+    sources = _table(
+        "model family architecture template tools repositories".split(), map(_source_cells, rows)
+    )
+    unverified = "".join(f"- {row.name}: {', '.join(row.unverified)}.\n" for row in rows if row.unverified)
+    return "\n".join([_TITLE, _SIZES, sizes, _SOURCES, sources, _UNVERIFIED, unverified])
+
+
+def _size_cells(row: Published, config: ModelConfig) -> list[str]:
+    layer = config.layers[0]
+    return [
+        row.name,
+        str(len(config.layers)),
+        str(config.hidden),
+        f"{layer.mixer.heads} / {layer.mixer.kv_heads} x {layer.mixer.head_dim}",
+        str(layer.ffn.intermediate),
+        str(config.vocab),
+        str(config.context),
+        str(reach(config)),
+        _rope_cell(config.rope),
+        "yes" if config.tied else "no",
+        f"{parameter_count(config):,}",
+        f"{weight_bytes(config, 'bfloat16') / 1e9:.2f} GB",
+    ]
+
+
+def _rope_cell(rope: Rope) -> str:
+    match rope:
+        case DefaultRope():
+            return f"theta {rope.theta:,.0f}"
+        case LinearRope():
+            return f"linear, factor {rope.factor:g}"
+        case DynamicNTKRope():
+            return f"dynamic NTK, factor {rope.factor:g} over {rope.original}"
+        case LongRope():
+            return f"longrope over {rope.original}"
+
+
+def _source_cells(row: Published) -> list[str]:
+    known = family(row.family)
+    return [
+        row.name,
+        f"{known.name} ({known.title})",
+        f"`{row.raw['architectures'][0]}`",
+        known.template,
+        known.dialect,
+        "<br>".join(f"`{repository}`" for repository in row.repositories),
+    ]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(models_table())

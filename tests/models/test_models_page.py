@@ -1,0 +1,32 @@
+"""docs/models.md is what the registry says now, and saying it needs no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minicpm.models.docs import models_table
+from minicpm.models.published import published
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+
+
+@pytest.mark.skipif(not PAGE.parent.is_dir(), reason="needs the repository's docs folder beside tests")
+def test_the_page_is_current():
+    assert PAGE.read_text(encoding="utf-8") == models_table(), (
+        "run: python -m minicpm.models.docs > docs/models.md"
+    )
+
+
+def test_every_model_has_its_repositories_count_and_doubts_on_the_page():
+    page = models_table()
+    for row in published():
+        assert all(f"`{name}`" in page for name in row.repositories)
+        assert row.parameters is None or f"{row.parameters:,}" in page
+        assert all(doubt in page for doubt in row.unverified)
+
+
+def test_registry_and_page_do_without_torch():
+    code = "import sys, minicpm.models.docs, minicpm.models.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
