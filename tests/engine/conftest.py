@@ -1,19 +1,17 @@
 """One toy decoder for all engine tests, and engines over it that must end with every page free."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from minicpm import load_decoder
 from minicpm.engine.engine import Engine
 from minicpm.engine.request import Request
 from minicpm.engine.sampling import SamplingParams
 from minicpm.models.decoder import Decoder
-from minicpm.models.registry import parse
 from minicpm.testing import tiny_checkpoint
 
 
@@ -25,13 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def decoder(folder: Path) -> Decoder:
-    decoder = Decoder(parse(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
-    weights: dict[str, torch.Tensor] = {}
-    for shard in folder.glob("*.safetensors"):
-        weights |= load_file(shard)
-    decoder.load_state_dict(weights)
-    decoder.prepare()
-    return decoder
+    return load_decoder(folder, dtype="float32")
 
 
 @pytest.fixture

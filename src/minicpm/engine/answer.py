@@ -87,7 +87,7 @@ class Answer(Iterator[Event]):
 def _events(stream: Stream, parser: Parser) -> Iterator[Event]:
     called = False
     for output in stream:
-        for event in parser.push(output.text):
+        for event in parser.push(output.text) if output.text else ():
             called = called or isinstance(event, ToolCall)
             yield event
     reason = stream.so_far().samples[0].finish_reason

@@ -39,7 +39,9 @@ class Model:
         family = registry.family(decoder.config.family)
         self.path = checkpoint.path
         self.tokenizer = Tokenizer.from_folder(self.path)
-        self.format = ChatFormat.from_folder(self.path, template=family.template, dialect=family.dialect)
+        self.format = ChatFormat.from_folder(
+            self.path, template=family.template, dialect=family.dialect, tokenizer=self.tokenizer
+        )
         self._generation = checkpoint.generation
         self._defaults = sampling_defaults(self._generation, family.name)
         ends = {
@@ -165,6 +167,6 @@ def _bounds(engine: Engine) -> list[str]:
     if limits.cache_tokens >= limits.context:
         return []
     return [
-        f"Free memory bounds the cache to {limits.cache_tokens:,} tokens, less than the context of "
-        f"{limits.context:,}; ask for a context to insist on it."
+        f"The cache holds {limits.cache_tokens:,} tokens, less than the context of {limits.context:,}; longer "
+        "prompts are refused. Ask for more pages, or for a context, to have it checked against the memory."
     ]

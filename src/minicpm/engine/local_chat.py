@@ -74,10 +74,11 @@ class LocalChat:
         def length(kept: Sequence[Message]) -> int:
             return len(self._format.prompt_ids(kept, tools=tools, thinking=thinking))
 
-        kept, dropped = without_oldest(messages, length, room)
+        whole = length(messages)
+        kept, dropped = (list(messages), 0) if whole <= room else without_oldest(messages, length, room)
         if not dropped:
             return kept, ()
         return kept, (
-            f"{dropped} oldest turns were left out: with them the prompt has {length(messages):,} tokens, "
-            f"and {room:,} leave room for an answer.",
+            f"{dropped} oldest turns were left out: with them the prompt has {whole:,} tokens, and {room:,} "
+            "leave room for an answer.",
         )

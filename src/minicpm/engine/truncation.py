@@ -8,7 +8,9 @@ from minicpm.text.chat import Message
 
 def turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
     """Leading system messages, then the turns: each a user message with all that answers it."""
-    start = next((i for i, m in enumerate(messages) if m.get("role") != "system"), len(messages))
+    start = next(
+        (i for i, m in enumerate(messages) if m.get("role") not in ("system", "developer")), len(messages)
+    )
     groups: list[list[Message]] = []
     for message in messages[start:]:
         if message.get("role") == "user" or not groups:
