@@ -6,6 +6,9 @@ ARGS ?=
 JOBS ?= 2
 SHELL := /bin/sh
 
+# Some machines switch Python's bytecode cache off; torch then takes twice as long to start, every time.
+export PYTHONDONTWRITEBYTECODE :=
+
 ifeq ($(origin PYTHON),undefined)
 PYTHON := $(shell test -x "$(VENV)/bin/python" && echo "$(VENV)/bin/python" || echo python3)
 endif
