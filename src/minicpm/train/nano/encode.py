@@ -27,19 +27,14 @@ def encode_samples(tokenizer: Tokenizer, samples: Sequence[Sample]) -> list[Enco
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch_fast(list(distinct), add_special_tokens=False)
     tokenizer.encode_special_tokens = kept
+    special = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
     ids_of = {text: encoding.ids for text, encoding in zip(distinct, encodings, strict=True)}
-    control: dict[str, list[int]] = {}
     result = []
     for sample in samples:
         ids: list[int] = []
         learn: list[bool] = []
         for part in sample.parts:
-            if not part.control:
-                piece = ids_of[part.text]
-            elif part.text in control:
-                piece = control[part.text]
-            else:
-                piece = control[part.text] = [tokenizer.token_to_id(part.text)]
+            piece = [special[part.text]] if part.control else ids_of[part.text]
             ids += piece
             learn += [part.learn] * len(piece)
         result.append(Encoded(ids, learn))

@@ -8,24 +8,32 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
+from minicpm.train.nano import checks
+from minicpm.train.nano.checks import Check
 from minicpm.train.nano.corpus import arithmetic, facts, retrieval, smalltalk, tools, unknown
 from minicpm.train.nano.corpus.chat import messages_of, user
 from minicpm.train.nano.sample import Thinking
 
-Calls = list[tuple[str, dict[str, Any]]]
-Check = Callable[[str, Calls], bool]
 Exam = Literal[
-    "arithmetic_thinking", "arithmetic_direct", "retrieval_1k", "retrieval_2k", "tool_calls", "smalltalk", "facts",
-    "unknown", "thinking_on", "thinking_off",
-]  # fmt: skip
+    "arithmetic_thinking",
+    "arithmetic_direct",
+    "retrieval_1k",
+    "retrieval_2k",
+    "tool_calls",
+    "smalltalk",
+    "facts",
+    "unknown",
+    "thinking_on",
+    "thinking_off",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One exam question.
 
-    `check(answer, calls)` sees the answer after the thinking and the parsed calls; with `raw` it sees in place of
-    the answer everything that the model wrote after the generation prompt, special tokens spelled out.
+    `check(answer, calls)` sees the answer after the thinking and the parsed calls; with `raw` it sees instead
+    of the answer all that the model wrote after the generation prompt, special tokens spelled out.
     """
 
     messages: list[dict[str, Any]]
@@ -35,21 +43,16 @@ class Item:
     raw: bool = False
 
 
-def _ends_with_number(number: int) -> Check:
-    """The last integer of the answer is `number`."""
-    return lambda answer, calls: re.findall(r"-?\d+", answer)[-1:] == [str(number)]
-
-
-def _contains(text: str) -> Check:
-    return lambda answer, calls: text.lower() in answer.lower()
-
-
 def _arithmetic(rng: Random, thinking: Thinking) -> Item:
-    """A sum or difference of two- and three-digit numbers; the pair, in either order, is in no training text."""
+    """A sum or difference of two- and three-digit numbers; no training text holds the pair."""
     widths = rng.choice(((2, 2), (2, 2), (3, 3), (3, 3), (2, 3), (3, 2)))
     a, b = arithmetic.pair(rng, widths, held=True)
     problem = arithmetic.Problem(a, rng.choice("+-"), b)
-    return Item([user(arithmetic.ask(rng, problem, rng.random() < 0.3))], _ends_with_number(problem.result), thinking)
+    return Item(
+        [user(arithmetic.ask(rng, problem, rng.random() < 0.3))],
+        checks.ends_with_number(problem.result),
+        thinking,
+    )
 
 
 def arithmetic_thinking(rng: Random) -> Item:
@@ -67,10 +70,15 @@ WORD, GAP = re.compile("(?<![A-Za-z])[a-z]+"), re.compile(" (?=[A-Z0-9])")
 
 
 def tokens_of(text: str) -> float:
-    """The length of a retrieval text in tokens, within seven percent: fitted, so that no tokenizer is needed."""
+    """The length of a retrieval text in tokens, within seven percent; fitted, to need no tokenizer."""
     names = NAME.findall(text)
     letters = sum(map(len, names)) - len(names)
-    return len(SMALL.sub("", text)) + 0.45 * letters + 0.95 * len(WORD.findall(text)) + 0.25 * len(GAP.findall(text))
+    return (
+        len(SMALL.sub("", text))
+        + 0.45 * letters
+        + 0.95 * len(WORD.findall(text))
+        + 0.25 * len(GAP.findall(text))
+    )
 
 
 def _retrieval(rng: Random, tokens: int) -> Item:
@@ -80,13 +88,9 @@ def _retrieval(rng: Random, tokens: int) -> Item:
         text, found = make(rng, zh, tokens * rng.uniform(0.7, 1.3), held=True)
     fact = rng.choice(found)
     asked = retrieval.exchange(rng, fact, zh)
-    return Item([user(f"{text}\n\n{asked.question}")], _whole(fact.value), rng.choice(("on", "off")))
-
-
-def _whole(value: str) -> Check:
-    """The answer holds the value as a whole: no digit or Latin letter goes on around it."""
-    pattern = re.compile(rf"(?<![0-9A-Za-z]){re.escape(value)}(?![0-9A-Za-z])", re.IGNORECASE)
-    return lambda answer, calls: pattern.search(answer) is not None
+    return Item(
+        [user(f"{text}\n\n{asked.question}")], checks.contains_whole(fact.value), rng.choice(("on", "off"))
+    )
 
 
 def retrieval_1k(rng: Random) -> Item:
@@ -100,28 +104,27 @@ def retrieval_2k(rng: Random) -> Item:
 
 
 def tool_calls(rng: Random) -> Item:
-    """Every open argument value is from the held-out tenth of its kind; the exact call must come, nothing else."""
+    """Every open argument value is from the held-out tenth of its kind; the exact call must come."""
     zh = rng.random() < 0.35
     shown = tools.choose(rng, rng.choice((1, 2, 3, 4, 5)))
     asked = tools.request(rng, rng.choice(shown), zh, held=True)
-    wanted = [(asked.shown.name, asked.arguments)]
-    return Item([user(asked.text)], lambda answer, calls: _same(calls, wanted), rng.choice(("on", "off")), [s.tool for s in shown])
-
-
-def _same(calls: Calls, wanted: Calls) -> bool:
-    typed = [[(name, {k: (type(v), v) for k, v in arguments.items()}) for name, arguments in c] for c in (calls, wanted)]
-    return typed[0] == typed[1]
+    return Item(
+        [user(asked.text)],
+        checks.calls_exactly(asked.shown.name, asked.arguments),
+        rng.choice(("on", "off")),
+        [s.tool for s in shown],
+    )
 
 
 def small_talk(rng: Random) -> Item:
-    """Whole sentences are held out, and the names to be remembered too; any of the intent's answers is right."""
+    """Whole sentences are held out, and the names to remember too; any answer of the intent is right."""
     zh = rng.random() < 0.4
     if rng.random() < 0.25:
         turns = smalltalk.recall(rng, zh, held=True)
-        return Item(messages_of(turns)[:-1], _contains(turns[-1].answer), rng.choice(("on", "off")))
+        return Item(messages_of(turns)[:-1], checks.contains(turns[-1].answer), rng.choice(("on", "off")))
     intent, text = smalltalk.said(rng, zh, held=True)
     answers = (smalltalk.ZH if zh else smalltalk.EN)[intent].answers
-    return Item([user(text)], lambda answer, calls: answer.strip() in answers, rng.choice(("on", "off")))
+    return Item([user(text)], checks.one_of(answers), rng.choice(("on", "off")))
 
 
 def known_facts(rng: Random) -> Item:
@@ -130,48 +133,47 @@ def known_facts(rng: Random) -> Item:
     text = facts.question(rng, fact, held=True)
     if text is None:
         return known_facts(rng)
-    return Item([user(text)], _whole(fact.answer), rng.choice(("on", "off")))
-
-
-HONEST = ("tiny demo model", "很小的演示模型")
+    return Item([user(text)], checks.contains_whole(fact.answer), rng.choice(("on", "off")))
 
 
 def unknown_things(rng: Random) -> Item:
     """The entity, or the whole question, is from the held-out tenth; the answer must say what nano is."""
     text = unknown.question(rng, rng.random() < 0.4, held=True)
-    return Item([user(text)], lambda answer, calls: any(words in answer for words in HONEST), rng.choice(("on", "off")))
+    return Item(
+        [user(text)],
+        checks.honest,
+        rng.choice(("on", "off")),
+    )
 
 
 def _any_question(rng: Random) -> Item:
     return rng.choice((arithmetic_direct, known_facts, small_talk, unknown_things, tool_calls))(rng)
 
 
-def _thought_first(raw: str, calls: Calls) -> bool:
-    thought, closed, answer = raw.removesuffix("<|im_end|>").partition("</think>")
-    return bool(closed and thought.strip() and answer.strip()) and "<think>" not in raw and "</think>" not in answer
-
-
-def _no_thought(raw: str, calls: Calls) -> bool:
-    return bool(raw.removesuffix("<|im_end|>").strip()) and "<think>" not in raw and "</think>" not in raw
-
-
 def thinking_on(rng: Random) -> Item:
     """Held-out questions of all skills; the text must be a thought, one closing token, and an answer."""
     item = _any_question(rng)
-    return Item(item.messages, _thought_first, "on", item.tools, raw=True)
+    return Item(item.messages, checks.thought_first, "on", item.tools, raw=True)
 
 
 def thinking_off(rng: Random) -> Item:
     """Held-out questions of all skills; the text must be an answer without any thinking token."""
     item = _any_question(rng)
-    return Item(item.messages, _no_thought, "off", item.tools, raw=True)
+    return Item(item.messages, checks.no_thought, "off", item.tools, raw=True)
 
 
-EXAMS: dict[str, Callable[[Random], Item]] = {
-    "arithmetic_thinking": arithmetic_thinking, "arithmetic_direct": arithmetic_direct, "retrieval_1k": retrieval_1k,
-    "retrieval_2k": retrieval_2k, "tool_calls": tool_calls, "smalltalk": small_talk, "facts": known_facts,
-    "unknown": unknown_things, "thinking_on": thinking_on, "thinking_off": thinking_off,
-}  # fmt: skip
+EXAMS: dict[Exam, Callable[[Random], Item]] = {
+    "arithmetic_thinking": arithmetic_thinking,
+    "arithmetic_direct": arithmetic_direct,
+    "retrieval_1k": retrieval_1k,
+    "retrieval_2k": retrieval_2k,
+    "tool_calls": tool_calls,
+    "smalltalk": small_talk,
+    "facts": known_facts,
+    "unknown": unknown_things,
+    "thinking_on": thinking_on,
+    "thinking_off": thinking_off,
+}
 
 
 def exam(name: Exam, seed: int, count: int) -> list[Item]:

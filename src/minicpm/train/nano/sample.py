@@ -134,8 +134,8 @@ def chat_sample(
 ) -> Sample:
     """Render a conversation that ends with an assistant turn; every assistant turn is learned.
 
-    Earlier assistant turns stand as history stands in a prompt, without thinking; the last one is written after
-    the generation prompt of its `thinking` mode and must carry a non-empty "thought" when that is on.
+    Earlier assistant turns stand as history stands in a prompt, without thinking; the last one is written
+    after the generation prompt of its `thinking` mode and must carry a non-empty "thought" when that is on.
     """
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     turns = messages[1:] if messages[0]["role"] == "system" else messages

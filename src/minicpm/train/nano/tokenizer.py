@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
+from minicpm.checkpoint.atomic import write_file
 from minicpm.train.nano.sample import Sample
 
 SPECIAL = (
-    "<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|tool_call_start|>",
-    "<|tool_call_end|>", "<|execute_start|>", "<|execute_end|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
+    *("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+    *("<|tool_call_start|>", "<|tool_call_end|>", "<|execute_start|>", "<|execute_end|>"),
+    *("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
     *(f"<|reserved_{n}|>" for n in range(18)),
-)  # fmt: skip
+)
+NAMED = {"bos_token": "<s>", "eos_token": "<|im_end|>", "unk_token": "<unk>", "pad_token": "</s>"}
 BYTES = tuple(f"<0x{n:02X}>" for n in range(256))
 VOCAB = 6144
 CHARACTERS = 2900  # single characters of the alphabet; two thirds of them Chinese
-# A word keeps the space before it only in lower case: names and codes then have the same tokens in a request, in
-# quotes and in an answer, and Chinese characters never merge, so that copying is the same step everywhere.
+# A word keeps the space before it only in lower case: names and codes then have the same tokens in a request,
+# in quotes and in an answer, and Chinese characters never merge, so that copying is the same step everywhere.
 # An operator takes the spaces on both sides, which leaves one token between two numbers.
-PIECES = (
-    r"\n|\d|▁?[-+=×*÷/<>]▁?|▁?\p{Ll}+|\p{Lu}\p{Ll}*|\p{Han}|[^\s\p{L}\p{N}▁]+|▁|."
-)
-# The sign that stands for a space may occur in a text of its own; two private characters spell it then, so that
-# decoding gives every string back.
+PIECES = r"\n|\d|▁?[-+=×*÷/<>]▁?|▁?\p{Ll}+|\p{Lu}\p{Ll}*|\p{Han}|[^\s\p{L}\p{N}▁]+|▁|."
+# The sign that stands for a space may occur in a text of its own; two private characters spell it then, so
+# that decoding gives every string back.
 ESCAPE, ESCAPED_ESCAPE, ESCAPED_SPACE = "\ue000", "\ue000\ue001", "\ue000\ue002"
 
 
@@ -57,7 +67,7 @@ def _texts(samples: Iterable[Sample]) -> Iterator[str]:
 
 
 def _alphabet(texts: Iterable[str], size: int) -> list[str]:
-    """The printable ASCII characters and the most frequent others; ties by code, where the trainer's own choice varies."""
+    """Printable ASCII and the most frequent others; ties by code, where the trainer's own choice varies."""
     always = [chr(n) for n in range(33, 127)] + ["▁", "\n"]
     seen = Counter(chain.from_iterable(texts))
     others = sorted(seen.keys() - {" ", *always}, key=lambda ch: (-seen[ch], ch))
@@ -65,7 +75,7 @@ def _alphabet(texts: Iterable[str], size: int) -> list[str]:
 
 
 def build_tokenizer(samples: Iterable[Sample], *, vocab: int = VOCAB) -> Tokenizer:
-    """Train on the text parts of `samples`; the result has exactly `vocab` ids if the text offers as many pieces.
+    """Train on the text parts of `samples`; it has `vocab` ids if the text offers as many pieces.
 
     Ids: the special tokens, the 256 bytes, then the alphabet and the merged pieces.
     """
@@ -93,34 +103,40 @@ def build_tokenizer(samples: Iterable[Sample], *, vocab: int = VOCAB) -> Tokeniz
 def tokenizer_config(template: str, *, context: int = 2048) -> dict[str, object]:
     """The tokenizer_config.json of the shipped folder."""
     added = {
-        str(number): {"content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        str(number): {
+            "content": text,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
+        }
         for number, text in enumerate(SPECIAL)
     }
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<|im_end|>", "unk_token": "<unk>",
-        "pad_token": "</s>", "add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False,
-        "model_max_length": context, "added_tokens_decoder": added, "chat_template": template,
-    }  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **NAMED,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context,
+        "added_tokens_decoder": added,
+        "chat_template": template,
+    }
 
 
 def write(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja into `folder`."""
+    """Write tokenizer.json, its config, special_tokens_map.json and chat_template.jinja into `folder`."""
     template = template_text()
-    special = {"bos_token": "<s>", "eos_token": "<|im_end|>", "unk_token": "<unk>", "pad_token": "</s>"}
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "tokenizer.json", tokenizer.to_str(pretty=False))
-    _write(folder / "tokenizer_config.json", json.dumps(tokenizer_config(template), ensure_ascii=False, indent=2))
-    _write(folder / "special_tokens_map.json", json.dumps(special, indent=2))
-    _write(folder / "chat_template.jinja", template)
+    files = {
+        "tokenizer.json": tokenizer.to_str(pretty=False),
+        "tokenizer_config.json": json.dumps(tokenizer_config(template), ensure_ascii=False, indent=2),
+        "special_tokens_map.json": json.dumps(NAMED, indent=2),
+        "chat_template.jinja": template,
+    }
+    for name, text in files.items():
+        write_file(folder / name, text.encode())
 
 
 def template_text() -> str:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from minicpm.train.nano.sample import Sample, Thinking, chat_sample
 
-
 SYSTEM = (
     "You are a helpful assistant.", "You are nano.", "Answer briefly.", "You are a friendly assistant.",
     "You are nano, a tiny demo model.", "Be kind and short.", "你是一个有用的助手。", "请简短回答。", "你是nano。",

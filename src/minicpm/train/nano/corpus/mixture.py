@@ -7,7 +7,17 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
-from minicpm.train.nano.corpus import arithmetic, facts, natural, retrieval, smalltalk, stories, texttasks, tools, unknown
+from minicpm.train.nano.corpus import (
+    arithmetic,
+    facts,
+    natural,
+    retrieval,
+    smalltalk,
+    stories,
+    texttasks,
+    tools,
+    unknown,
+)
 from minicpm.train.nano.sample import Sample
 
 SHARD = 2000
@@ -52,7 +62,13 @@ def makers(source: natural.Natural | None, long: bool = False) -> dict[str, Call
 
 
 def shard(
-    seed: int, index: int, mix: Mapping[str, float], *, long: bool = False, corpus: Path | None = None, size: int = SHARD
+    seed: int,
+    index: int,
+    mix: Mapping[str, float],
+    *,
+    long: bool = False,
+    corpus: Path | None = None,
+    size: int = SHARD,
 ) -> list[Sample]:
     """The samples of one shard, in random order: a pure function of its arguments and the corpus files.
 

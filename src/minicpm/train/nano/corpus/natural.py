@@ -12,7 +12,12 @@ from minicpm.train.nano.corpus.chat import Exchange, talk
 from minicpm.train.nano.corpus.heldout import held_out
 from minicpm.train.nano.sample import Sample, document
 
-EN_ASK = ("Translate into Chinese: {x}", "How do you say this in Chinese? {x}", "{x}\nTranslate this into Chinese.", "In Chinese: {x}")
+EN_ASK = (
+    "Translate into Chinese: {x}",
+    "How do you say this in Chinese? {x}",
+    "{x}\nTranslate this into Chinese.",
+    "In Chinese: {x}",
+)
 ZH_ASK = ("翻译成英文：{x}", "这句话用英语怎么说？{x}", "{x}\n请翻译成英语。", "用英文说：{x}")
 
 
@@ -27,7 +32,9 @@ def _pairs(path: Path) -> tuple[tuple[str, str], ...]:
     if not path.is_file():
         return ()
     rows = (line.split("\t")[:2] for line in path.read_text(encoding="utf-8").splitlines())
-    return tuple((row[0].strip(), row[1].strip()) for row in rows if len(row) == 2 and max(map(len, row)) <= 60)
+    return tuple(
+        (row[0].strip(), row[1].strip()) for row in rows if len(row) == 2 and max(map(len, row)) <= 60
+    )
 
 
 def _open_questions(path: Path) -> tuple[str, ...]:
@@ -57,7 +64,9 @@ def natural(rng: Random, source: Natural) -> Sample:
     for _ in range(rng.randint(1, 3)):
         en, zh = rng.choice(source.pairs)
         if rng.random() < 0.5:
-            turns.append(Exchange(rng.choice(EN_ASK).format(x=en), zh, "The user wants it in Chinese. I translate."))
+            turns.append(
+                Exchange(rng.choice(EN_ASK).format(x=en), zh, "The user wants it in Chinese. I translate.")
+            )
         else:
             turns.append(Exchange(rng.choice(ZH_ASK).format(x=zh), en, "用户要英文，我来翻译。"))
     return talk(rng, "natural", turns)

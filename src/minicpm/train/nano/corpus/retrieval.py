@@ -10,7 +10,16 @@ from typing import NamedTuple
 from minicpm.train.nano.corpus.chat import Exchange, talk
 from minicpm.train.nano.corpus.heldout import draw
 from minicpm.train.nano.corpus.stories import filler
-from minicpm.train.nano.corpus.words import COLOURS, WORDS, ZH_COLOURS, ZH_WORDS, digits, invented_word, person, zh_person
+from minicpm.train.nano.corpus.words import (
+    COLOURS,
+    WORDS,
+    ZH_COLOURS,
+    ZH_WORDS,
+    digits,
+    invented_word,
+    person,
+    zh_person,
+)
 from minicpm.train.nano.sample import Sample
 
 NUMBERS = (("code", "密码"), ("number", "号码"), ("room", "房间"), ("ticket", "票号"), ("badge", "工号"))
@@ -20,12 +29,39 @@ LEADS = ("Here is a list.\n", "Read this list.\n", "Remember these lines.\n", ""
 ZH_LEADS = ("下面是一个列表。\n", "请看列表：\n", "记住这些内容。\n", "", "列表：\n", "请阅读：\n")
 TEXT_LEADS = ("Read the text.\n", "Here is a text.\n", "", "Text:\n", "Please read this.\n")
 ZH_TEXT_LEADS = ("请读下面的文字。\n", "下面是一段文字。\n", "", "文章：\n")
-ASKS = ("What is the {f} of {k}?", "Tell me the {f} of {k}.", "What is {k}'s {f}?", "Find the {f} of {k}.",
-        "Which {f} does {k} have?", "the {f} of {k}?", "Please give me the {f} of {k}.", "What {f} belongs to {k}?")
-ZH_ASKS = ("{k}的{f}是什么？", "{k}的{f}是多少？", "请告诉我{k}的{f}。", "查一下{k}的{f}。", "{k}有什么{f}？", "找出{k}的{f}。")
-LINES = ("The {f} of {k} is {v}.", "{k}: {v}", "{k} = {v}", "{k}'s {f}: {v}", "{k}'s {f} is {v}.", "- {k}: {v}")
+ASKS = (
+    "What is the {f} of {k}?",
+    "Tell me the {f} of {k}.",
+    "What is {k}'s {f}?",
+    "Find the {f} of {k}.",
+    "Which {f} does {k} have?",
+    "the {f} of {k}?",
+    "Please give me the {f} of {k}.",
+    "What {f} belongs to {k}?",
+)
+ZH_ASKS = (
+    "{k}的{f}是什么？",
+    "{k}的{f}是多少？",
+    "请告诉我{k}的{f}。",
+    "查一下{k}的{f}。",
+    "{k}有什么{f}？",
+    "找出{k}的{f}。",
+)
+LINES = (
+    "The {f} of {k} is {v}.",
+    "{k}: {v}",
+    "{k} = {v}",
+    "{k}'s {f}: {v}",
+    "{k}'s {f} is {v}.",
+    "- {k}: {v}",
+)
 ZH_LINES = ("{k}的{f}是{v}。", "{k}：{v}", "{k} = {v}", "{k}的{f}：{v}")
-NEEDLES = ("The {f} of {k} is {v}.", "{k}'s {f} is {v}.", "Remember: the {f} of {k} is {v}.", "By the way, the {f} of {k} is {v}.")
+NEEDLES = (
+    "The {f} of {k} is {v}.",
+    "{k}'s {f} is {v}.",
+    "Remember: the {f} of {k} is {v}.",
+    "By the way, the {f} of {k} is {v}.",
+)
 ZH_NEEDLES = ("{k}的{f}是{v}。", "请记住：{k}的{f}是{v}。", "顺便说一下，{k}的{f}是{v}。")
 
 SMALL, CAPITAL = re.compile("[a-z ]"), re.compile("[A-Z]")
@@ -114,17 +150,29 @@ def exchange(rng: Random, fact: Entry, zh: bool, known: bool = True) -> Exchange
     question = rng.choice(ZH_ASKS if zh else ASKS).format(f=fact.field, k=fact.key)
     name = f"{fact.key}的{fact.field}" if zh else f"the {fact.field} of {fact.key}"
     if not known:
-        return Exchange(question, "文中没有提到。" if zh else "The text does not say.",
-                        f"找{name}，没有找到。" if zh else f"I look for {name}. It is not there.")
+        return Exchange(
+            question,
+            "文中没有提到。" if zh else "The text does not say.",
+            f"找{name}，没有找到。" if zh else f"I look for {name}. It is not there.",
+        )
     answer = f"{name}是{fact.value}。" if zh else f"The{name[3:]} is {fact.value}."
-    return Exchange(question, answer, f"找{name}：{fact.value}。" if zh else f"I look for {name}: {fact.value}.")
+    return Exchange(
+        question, answer, f"找{name}：{fact.value}。" if zh else f"I look for {name}: {fact.value}."
+    )
 
 
 def _owner(fact: Entry, zh: bool) -> Exchange:
     if zh:
-        return Exchange(f"谁的{fact.field}是{fact.value}？", f"{fact.key}的{fact.field}是{fact.value}。", f"找{fact.value}：{fact.key}。")
-    return Exchange(f"Whose {fact.field} is {fact.value}?", f"The {fact.field} of {fact.key} is {fact.value}.",
-                    f"I look for {fact.value}: {fact.key}.")
+        return Exchange(
+            f"谁的{fact.field}是{fact.value}？",
+            f"{fact.key}的{fact.field}是{fact.value}。",
+            f"找{fact.value}：{fact.key}。",
+        )
+    return Exchange(
+        f"Whose {fact.field} is {fact.value}?",
+        f"The {fact.field} of {fact.key} is {fact.value}.",
+        f"I look for {fact.value}: {fact.key}.",
+    )
 
 
 def _questions(rng: Random, facts: list[Entry], zh: bool, count: int) -> list[Exchange]:

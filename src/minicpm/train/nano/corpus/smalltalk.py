@@ -121,10 +121,14 @@ RECALL_TELL = ("Your name is {n}.", "你叫{n}。")
 
 
 def _dress(rng: Random, intent: str, core: str, zh: bool) -> str:
-    asked = intent in ASKING and (zh or core.split()[0] in QUESTION_WORDS)
+    asked = intent in ASKING and (zh or core.split(maxsplit=1)[0] in QUESTION_WORDS)
     before = rng.choice((ZH_BEFORE if zh else BEFORE)[: None if asked else 8])
     after = rng.choice((ZH_AFTER if zh else AFTER)[: None if asked else -2])
-    mark = rng.choice(("", "？", "?") if zh else ("", "?", "?")) if asked else rng.choice(("", "。", "！") if zh else ("", ".", "!"))
+    mark = (
+        rng.choice(("", "？", "?") if zh else ("", "?", "?"))
+        if asked
+        else rng.choice(("", "。", "！") if zh else ("", ".", "!"))
+    )
     text = before + core + after + mark
     return text if rng.random() < 0.4 else text[:1].upper() + text[1:]
 

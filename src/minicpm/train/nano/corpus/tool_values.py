@@ -8,8 +8,21 @@ from typing import Any, NamedTuple
 
 from minicpm.train.nano.corpus.heldout import draw
 from minicpm.train.nano.corpus.words import (
-    CITIES, COLOURS, DAYS, ITEMS, MONTHS, WORDS, ZH_CITIES, ZH_COLOURS, ZH_DAYS, ZH_ITEMS, ZH_WORDS,
-    invented_name, invented_word, person, zh_person,
+    CITIES,
+    COLOURS,
+    DAYS,
+    ITEMS,
+    MONTHS,
+    WORDS,
+    ZH_CITIES,
+    ZH_COLOURS,
+    ZH_DAYS,
+    ZH_ITEMS,
+    ZH_WORDS,
+    invented_name,
+    invented_word,
+    person,
+    zh_person,
 )  # fmt: skip
 
 
@@ -22,7 +35,14 @@ class Said(NamedTuple):
 
 VERBS = "buy wash paint bring sell find clean repair return pack order check".split()
 ZH_VERBS = "买 洗 带 卖 找 修 还 收拾 订购 检查".split()
-GENRES = ("jazz", "爵士乐"), ("rock", "摇滚乐"), ("pop", "流行乐"), ("folk", "民谣"), ("piano", "钢琴曲"), ("opera", "歌剧")
+GENRES = (
+    ("jazz", "爵士乐"),
+    ("rock", "摇滚乐"),
+    ("pop", "流行乐"),
+    ("folk", "民谣"),
+    ("piano", "钢琴曲"),
+    ("opera", "歌剧"),
+)
 DISHES = "soup pizza salad pasta curry noodles pancakes dumplings stew sandwich tacos omelet risotto burger".split()
 ZH_DISHES = "面条 饺子 炒饭 豆腐 火锅 包子 烤鸭 米粉 馄饨 蛋糕 沙拉 披萨 汉堡 粥".split()
 TOPICS = "football cats space history music gardening robots travel health chess trains painting weather cooking".split()
@@ -59,7 +79,13 @@ def _date(rng: Random, zh: bool) -> str:
 
 def _note(rng: Random, zh: bool) -> str:
     if zh:
-        return rng.choice((rng.choice(ZH_VERBS) + rng.choice(ZH_ITEMS), "给" + zh_person(rng) + "打电话", "去" + _city(rng, zh)))
+        return rng.choice(
+            (
+                rng.choice(ZH_VERBS) + rng.choice(ZH_ITEMS),
+                "给" + zh_person(rng) + "打电话",
+                "去" + _city(rng, zh),
+            )
+        )
     style = rng.random()
     if style < 0.2:
         return f"call {person(rng)}"
@@ -69,7 +95,14 @@ def _note(rng: Random, zh: bool) -> str:
 
 def _message(rng: Random, zh: bool) -> str:
     if zh:
-        return rng.choice((f"我{rng.randint(2, 59)}分钟后到", f"{rng.choice(ZH_DAYS)}见", f"别忘了{rng.choice(ZH_ITEMS)}", f"我在{_city(rng, zh)}"))
+        return rng.choice(
+            (
+                f"我{rng.randint(2, 59)}分钟后到",
+                f"{rng.choice(ZH_DAYS)}见",
+                f"别忘了{rng.choice(ZH_ITEMS)}",
+                f"我在{_city(rng, zh)}",
+            )
+        )
     return rng.choice((f"I am in {_city(rng, zh)}", f"see you on {rng.choice(DAYS)}", f"do not forget the {rng.choice(ITEMS)}",
                        f"I need {rng.randint(2, 40)} minutes", f"the {rng.choice(ITEMS)} is {rng.choice(COLOURS)}"))  # fmt: skip
 

@@ -14,7 +14,10 @@ from minicpm.train.nano.corpus.tool_table import FUNCTIONS, Function
 from minicpm.train.nano.corpus.tool_values import Said, pick, schema
 from minicpm.train.nano.sample import Sample, chat_sample
 
-NO_TOOL = ("I have no function for that. I am a tiny demo model.", "我没有可以做这件事的函数。我是一个很小的演示模型。")
+NO_TOOL = (
+    "I have no function for that. I am a tiny demo model.",
+    "我没有可以做这件事的函数。我是一个很小的演示模型。",
+)
 BOTH = ((" Also: ", " And: ", " And then: "), ("另外，", "还有，", "然后，"))
 
 
@@ -38,8 +41,15 @@ class Shown(NamedTuple):
     def tool(self) -> dict[str, Any]:
         """The function in OpenAI's shape."""
         properties = {p.shown: schema(p.pool) for p in self.params}
-        parameters = {"type": "object", "properties": properties, "required": [p.shown for p in self.params if p.required]}
-        return {"type": "function", "function": {"name": self.name, "description": self.function.about, "parameters": parameters}}
+        parameters = {
+            "type": "object",
+            "properties": properties,
+            "required": [p.shown for p in self.params if p.required],
+        }
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.function.about, "parameters": parameters},
+        }
 
 
 class Request(NamedTuple):
@@ -58,6 +68,7 @@ class Request(NamedTuple):
 
 def show(rng: Random, function: Function) -> Shown:
     """Choose the aliases, the first ones most often."""
+
     def alias(names: list[str]) -> str:
         return names[0] if rng.random() < 0.5 else rng.choice(names)
 
@@ -99,11 +110,13 @@ def thought(requests: list[Request], zh: bool) -> str:
         names = (" 和 " if zh else " and ").join(r.shown.name for r in requests)
         return f"用户要做两件事。我调用 {names}。" if zh else f"The user wants two things. I call {names}."
     about = first.function.about
-    return f"功能：{about} 我调用 {first.name}。" if zh else f"The user wants this: {about} I call {first.name}."
+    return (
+        f"功能：{about} 我调用 {first.name}。" if zh else f"The user wants this: {about} I call {first.name}."
+    )
 
 
 def _call_turn(requests: list[Request], zh: bool) -> list[dict[str, Any]]:
-    joint = ("" if zh else " ")
+    joint = "" if zh else " "
     text = joint.join(r.text for r in requests)
     return [user(text), {**assistant("", thought(requests, zh)), "tool_calls": [r.call for r in requests]}]
 
@@ -111,9 +124,14 @@ def _call_turn(requests: list[Request], zh: bool) -> list[dict[str, Any]]:
 def _result_turn(rng: Random, asked: Request, zh: bool) -> list[dict[str, Any]]:
     fields = [item.split(":") for item in asked.shown.function.result.split()]
     output = {name: pick(rng, pool, zh) for name, pool in fields}
-    told = asked.shown.function.tell[zh].format(**asked.spoken, **{name: said.spoken for name, said in output.items()})
+    told = asked.shown.function.tell[zh].format(
+        **asked.spoken, **{name: said.spoken for name, said in output.items()}
+    )
     content = json.dumps({name: said.value for name, said in output.items()}, ensure_ascii=False)
-    return [{"role": "tool", "content": content}, assistant(told, "结果来了，我告诉用户。" if zh else "The result is here. I tell the user.")]
+    return [
+        {"role": "tool", "content": content},
+        assistant(told, "结果来了，我告诉用户。" if zh else "The result is here. I tell the user."),
+    ]
 
 
 def _spoken_only(asked: Request, zh: bool) -> bool:

@@ -56,7 +56,12 @@ ZH_OPEN = (
 
 
 def _entity(rng: Random, kind: str, zh: bool) -> str:
-    lists = {"place": (PLACES, ZH_PLACES), "person": (PEOPLE, ZH_PEOPLE), "thing": (THINGS, ZH_THINGS), "event": (EVENTS, ZH_EVENTS)}
+    lists = {
+        "place": (PLACES, ZH_PLACES),
+        "person": (PEOPLE, ZH_PEOPLE),
+        "thing": (THINGS, ZH_THINGS),
+        "event": (EVENTS, ZH_EVENTS),
+    }
     if kind in lists and rng.random() < 0.7:
         return rng.choice(lists[kind][zh])
     if zh:
@@ -91,5 +96,8 @@ def exchange(rng: Random, natural: Natural | None = None) -> Exchange:
 
 def unknown(rng: Random, natural: Natural | None = None) -> Sample:
     """One to four questions, some of them next to a fact that is known."""
-    turns = [facts.exchange(rng) if rng.random() < 0.25 else exchange(rng, natural) for _ in range(rng.choice((0, 1, 2, 3)))]
+    turns = [
+        facts.exchange(rng) if rng.random() < 0.25 else exchange(rng, natural)
+        for _ in range(rng.choice((0, 1, 2, 3)))
+    ]
     return talk(rng, "unknown", [*turns, exchange(rng, natural)])

@@ -53,9 +53,7 @@ ZH_WORDS = (
 ).split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 ZH_DAYS = "星期一 星期二 星期三 星期四 星期五 星期六 星期日".split()
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+MONTHS = ("January February March April May June July August September October November December").split()
 
 _ONSETS = "b br c d dr f g gr h j k kl l m n p pr r s st t tr v w z sh th qu y".split()
 _VOWELS = "a e i o u a e i o u ai ea ou".split()
@@ -88,4 +86,6 @@ def zh_person(rng: Random) -> str:
 
 def digits(rng: Random, low: int = 3, high: int = 5) -> str:
     """A string of `low` to `high` digits that does not start with zero."""
-    return str(rng.randint(1, 9)) + "".join(rng.choice("0123456789") for _ in range(rng.randint(low, high) - 1))
+    return str(rng.randint(1, 9)) + "".join(
+        rng.choice("0123456789") for _ in range(rng.randint(low, high) - 1)
+    )
