@@ -244,6 +244,12 @@ def test_generate_and_score_work_on_a_loaded_model(model: Model, decoder: Decode
     assert model.decoder.config == decoder.config
 
 
+def test_a_streamed_completion_is_the_whole_one(model: Model) -> None:
+    (whole,) = model.generate("the", max_tokens=12, seed=5)
+    with model.stream("the", max_tokens=12, seed=5) as stream:
+        assert "".join(output.text for output in stream) == whole.text
+
+
 def test_a_prompt_beyond_the_context_is_refused(folder: Path) -> None:
     short = minicpm.load(folder, context=100)
     with pytest.raises(PromptTooLong, match="the context holds 100"):

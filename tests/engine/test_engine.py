@@ -287,6 +287,21 @@ def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(
     assert ids(streams[2]) == alone(prompt(2), 10)
 
 
+def test_a_failing_detokenizer_fails_its_request_and_the_engine_goes_on(
+    engine_of: Engines, greedy: Greedy, alone: Alone
+) -> None:
+    class Broken:
+        def push(self, token: int) -> str:
+            raise KeyError(token)
+
+    engine = engine_of()
+    done = engine.submit(greedy(prompt(2), 1))
+    stream = engine.submit(Request(prompt(1), SamplingParams(), Broken))  # type: ignore[arg-type]
+    with pytest.raises(StepFailed, match="KeyError"):
+        stream.result()
+    assert ids(done) == alone(prompt(2), 1)
+
+
 def test_an_interrupt_stops_its_requests_and_the_engine_goes_on(
     engine_of: Engines, greedy: Greedy, alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

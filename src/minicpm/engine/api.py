@@ -17,6 +17,7 @@ from minicpm.engine.engine import Engine
 from minicpm.engine.local_chat import LocalChat
 from minicpm.engine.memory import default_pages, free_bytes_on
 from minicpm.engine.sampling import SamplingParams
+from minicpm.engine.stream import Stream
 from minicpm.models import registry
 from minicpm.models.decoder import Decoder
 from minicpm.text.chat import Message, Thinking, Tool
@@ -74,6 +75,10 @@ class Model:
         fill the context. Completions come in the order of prompts, n per prompt.
         """
         return self._completer.generate(prompts, SamplingParams.of(sampling, self._defaults))
+
+    def stream(self, prompt: str | Sequence[int], **sampling: Any) -> Stream:
+        """Like `generate` for one prompt, token by token as they are written."""
+        return self._completer.stream(prompt, SamplingParams.of(sampling, self._defaults))
 
     @overload
     def chat(
@@ -167,6 +172,6 @@ def _bounds(engine: Engine) -> list[str]:
     if limits.cache_tokens >= limits.context:
         return []
     return [
-        f"The cache holds {limits.cache_tokens:,} tokens, less than the context of {limits.context:,}; longer "
-        "prompts are refused. Ask for more pages, or for a context, to have it checked against the memory."
+        f"The cache holds {limits.cache_tokens:,} tokens, less than the context of {limits.context:,}, and "
+        "longer prompts are refused. Ask for more pages, or for a context to have it checked against memory."
     ]

@@ -153,21 +153,20 @@ class Engine:
         plan = self._scheduler.plan()
         if not plan.works:
             return StepReport()
-        for stream in self._streams_of(plan.works):
+        streams = self._streams_of(plan.works)
+        for stream in streams:
             stream.start()
         try:
-            outcomes = self._runner.run(plan.works)
+            return self._delivered(plan, streams, self._runner.run(plan.works))
         except Exception as cause:  # noqa: BLE001 - whatever a kernel raises, the other requests must live on
-            return self._failed(plan, cause)
+            return self._failed(plan, streams, cause)
         except BaseException:
-            for stream in self._streams_of(plan.works):
+            for stream in streams:
                 self._close(stream, "abort")
             raise
-        return self._delivered(plan, outcomes)
 
-    def _delivered(self, plan: Plan, outcomes: list[Outcome]) -> StepReport:
+    def _delivered(self, plan: Plan, streams: list[Stream], outcomes: list[Outcome]) -> StepReport:
         outputs: list[TokenOutput] = []
-        streams = self._streams_of(plan.works)
         for work, outcome in zip(plan.works, outcomes, strict=True):
             work.sequence.prompt_scores.update(outcome.prompt_scores)
             outputs.extend(self._accept(work.sequence, outcome))
@@ -195,8 +194,7 @@ class Engine:
             self._forget_if_done(stream)
         yield output
 
-    def _failed(self, plan: Plan, cause: Exception) -> StepReport:
-        streams = self._streams_of(plan.works)
+    def _failed(self, plan: Plan, streams: list[Stream], cause: Exception) -> StepReport:
         for stream in streams:
             error = StepFailed(
                 f"A step failed with {type(cause).__name__}: {cause}. The engine goes on; try again."

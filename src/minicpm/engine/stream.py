@@ -92,11 +92,10 @@ class Stream:
 
     def __next__(self) -> TokenOutput:
         while not self._queue:
-            if self.error is not None:
-                raise self.error
-            if self.done and not self._queue:
-                raise StopIteration
-            self._pump(self)
+            if not self.done:
+                self._pump(self)
+            elif not self._queue:  # the last token may have come between the two looks
+                raise self.error or StopIteration
         return self._queue.popleft()
 
     def __enter__(self) -> "Stream":
