@@ -20,6 +20,7 @@ from minicpm.errors import MalformedFile, NotACheckpoint, UnsafeFormat
 
 _SINGLE_BIN = "pytorch_model.bin"
 _CHILD = "minicpm.checkpoint.bins_child"
+_LAST_WORDS = frozenset({"finished", "unsafe", "broken", "errno"})
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "OMP_NUM_THREADS")
 
 
@@ -113,7 +114,7 @@ def _follow(
         if "done" in message and progress is not None:
             progress(int(message["done"]), int(message["total"]), str(message["label"]))
     child.wait()
-    return last if last else {"crash": child.stderr.read()}
+    return last if last.keys() & _LAST_WORDS else last | {"crash": child.stderr.read()}
 
 
 def _messages(child: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
@@ -127,6 +128,8 @@ def _judge(last: dict[str, Any], code: int) -> None:
     """Raise what the child's last word means; nothing when it finished."""
     if last.get("finished"):
         return
+    if "errno" in last:
+        raise OSError(last["errno"], os.strerror(last["errno"]), last["file"])
     if "unsafe" in last:
         raise UnsafeFormat(
             f"{shown(str(last['file']))} is not a file of plain tensors, so it is refused and nothing of it "
@@ -137,6 +140,6 @@ def _judge(last: dict[str, Any], code: int) -> None:
         last.get("broken") or str(last.get("crash", "")).strip().rpartition("\n")[2] or f"exit code {code}"
     )
     raise MalformedFile(
-        f"The conversion stopped at {shown(str(last.get('file', 'the first file')))}: {shown(str(reason))}. "
-        "Nothing was written; fetch the file again."
+        f"The conversion stopped at {shown(str(last.get('file') or last.get('label') or 'its start'))}: "
+        f"{shown(str(reason))}. Nothing was written; fetch the file again."
     )

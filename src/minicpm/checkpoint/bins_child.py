@@ -111,7 +111,11 @@ def write_dense(content: Any, source: str, target: str) -> bool:
         say(file=source, unsafe="these entries are not dense tensors: " + ", ".join(others[:20]))
         return False
     specs = [spec_of(name, tensor) for name, tensor in content.items()]
-    write_shard(Path(target), specs, content.items())
+    try:
+        write_shard(Path(target), specs, content.items())
+    except OSError as error:
+        say(file=target, errno=error.errno)
+        return False
     return True
 
 

@@ -12,7 +12,8 @@ from minicpm.errors import CacheNotWritable, DiskFull
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG}
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "ENOENT", "EEXIST", "ELOOP", "ENAMETOOLONG")
 )
 _ADVICE = "Free some room, or name another place."
 
@@ -28,7 +29,7 @@ def writing(folder: Path, *, needed: int = 0, advice: str = _ADVICE) -> Iterator
     except OSError as error:
         if error.errno in _FULL:
             raise disk_full(folder, needed, advice) from error
-        if error.errno in _REFUSED:
+        if error.errno is not None and error.errno in _REFUSED:
             raise CacheNotWritable(
                 f"{shown(str(error.filename or folder))} cannot be written ({os.strerror(error.errno)}), so "
                 f"nothing can be kept there. {advice}"

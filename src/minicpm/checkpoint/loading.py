@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from minicpm.checkpoint.available import Limit
+from minicpm.checkpoint.building import allocate, blank_decoder
 from minicpm.checkpoint.files import shown
 from minicpm.checkpoint.filling import fill
 from minicpm.checkpoint.folder import Checkpoint, open_checkpoint
@@ -42,11 +43,10 @@ def load(
     name = weight_dtype(config, dtype)
     target = _device(device)
     check_tokenizer(checkpoint.path, config, checkpoint.generation)
-    with torch.device("meta"):
-        decoder = Decoder(config).to(getattr(torch, name))
+    decoder = blank_decoder(config)
     check_tensors({n: p.shape for n, p in decoder.named_parameters()}, checkpoint, tied=config.tied)
     require_fit(plan_load(checkpoint, config, name, tokens=context or 0, device=target))
-    decoder.to_empty(device=target)
+    allocate(decoder, getattr(torch, name), target)
     fill(decoder, checkpoint, progress=progress)
     if prepare:
         decoder.prepare(backend)
@@ -119,14 +119,21 @@ def _gpu_limit(device: torch.device | None) -> Limit | None:
 
 
 def _device(device: str | torch.device) -> torch.device:
+    """The device by that name; BadParameter for one that is not known or not there."""
     try:
         target = torch.device(device)
     except RuntimeError as error:
         raise BadParameter(
-            f"The device {shown(str(device))!r} is not known. Use cpu, cuda or cuda:N."
+            f"The device {shown(str(device))!r} is not known. Use cpu, cuda, cuda:N or mps."
         ) from error
-    if target.type == "cuda" and not torch.cuda.is_available():
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if target.type not in counts:
         raise BadParameter(
-            "The device 'cuda' was asked for, but this installation of torch sees no GPU. Use cpu."
+            f"The device {shown(str(device))!r} is not supported. Use cpu, cuda, cuda:N or mps."
+        )
+    if (target.index or 0) >= counts[target.type]:
+        raise BadParameter(
+            f"The device {shown(str(device))!r} was asked for, but this torch sees {counts[target.type]} "
+            f"{target.type} devices. Use cpu, or a torch that was built for the hardware."
         )
     return target

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from minicpm._version import __version__
 from minicpm.checkpoint.files import listed, shown
 from minicpm.checkpoint.hub.listing import Listing, RemoteFile, choose_files
 from minicpm.checkpoint.hub.names import HubName, is_commit, is_sha256
@@ -72,14 +73,14 @@ def endpoint_from_environment() -> str:
 def _headers() -> Mapping[str, str]:
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    return dict(build_hf_headers(library_name="minicpm"))
+    return dict(build_hf_headers(library_name="minicpm", library_version=__version__))
 
 
 def _model_info(name: HubName, revision: str, endpoint: str, patience: Patience) -> "ModelInfo":
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    api = HfApi(endpoint=endpoint, library_name="minicpm")
+    api = HfApi(endpoint=endpoint, library_name="minicpm", library_version=__version__)
     try:
         return api.model_info(name.repo, revision=revision, files_metadata=True, timeout=patience.connect_s)
     except HfHubHTTPError as error:

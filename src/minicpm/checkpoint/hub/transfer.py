@@ -16,7 +16,6 @@ from minicpm.errors import DownloadFailed, HashMismatch, NotAllowed, NotOnHub
 if TYPE_CHECKING:
     from httpx2 import Response
 
-_CHUNK = 1 << 20
 # A try that moved at least this far is not counted against the retries.
 _PROGRESS_BYTES = 8 << 20
 _RETRIED = frozenset({408, 416, 429, 500, 502, 503, 504})
@@ -181,7 +180,8 @@ def _write(file: RemoteFile, response: "Response", part: Path, start: int, repor
     with writing(part, needed=file.size - start), part.open("r+b") as out:
         out.truncate(start)
         out.seek(start)
-        for chunk in response.iter_bytes(_CHUNK):
+        # Pieces as they arrive: a fixed size would hold back, and lose, the last one of a cut transfer.
+        for chunk in response.iter_bytes():
             position += len(chunk)
             if position > file.size:
                 out.truncate(0)

@@ -1,0 +1,45 @@
+"""Builds a decoder uninitialised: shapes first, memory later, for a checkpoint fills every weight."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from minicpm.config import ModelConfig
+from minicpm.models.decoder import Decoder
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Makes torch.nn.init do nothing; filling meta tensors would import torch's compiler, for seconds."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        # Some wrappers of attribute access have no module.
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return named.get("tensor", args[0] if args else None)
+        return function(*args, **named)
+
+
+def blank_decoder(config: ModelConfig) -> Decoder:
+    """A decoder on the meta device: shapes and names without memory."""
+    with torch.device("meta"), _WithoutInit():
+        return Decoder(config)
+
+
+def allocate(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Give every parameter of a meta module memory, not initialised."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, nn.Parameter(_empty(parameter, dtype, device)))
+
+
+def _empty(like: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(like.shape, dtype=dtype, device=device)
