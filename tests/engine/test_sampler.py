@@ -42,6 +42,10 @@ def one(logits: Tensor, **options: Any) -> int | None:
 
 def test_greedy_takes_the_lowest_id_on_ties() -> None:
     assert one(torch.tensor([0.0, 3.0, 3.0, 1.0]), temperature=0) == 1
+    wide = torch.zeros(73448)
+    wide[[50_001, 70_000]] = 1.0
+    assert one(wide, temperature=0) == 50_001
+    assert one(torch.zeros(73448), temperature=0) == 0
 
 
 @pytest.mark.parametrize(
