@@ -1,0 +1,88 @@
+"""Prints one answer: its text to standard output, everything else, when wanted, to standard error."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from minicpm.cli.failures import stage
+from minicpm.cli.talk.printable import printable
+from minicpm.cli.talk.speed import speed_line
+from minicpm.text.events import End, Event, ReasoningDelta, TextDelta, ToolCall
+
+
+@dataclass(slots=True)
+class Printed:
+    """What an answer brought."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+    end: End = field(default_factory=lambda: End("error"))
+    notes: tuple[str, ...] = ()
+
+
+def print_answer(events: Iterator[Event], *, verbose: bool = False, silent: bool = False) -> Printed:
+    """Prints an answer as it comes, `silent` for one that is printed otherwise, and returns it.
+
+    With `verbose` thinking and speed go to standard error. A call that the model made is printed as it wrote it.
+    """
+    printed = Printed(notes=tuple(getattr(events, "notes", ())))
+    out = _Out(silent=silent)
+    try:
+        with stage("Stopped."):
+            for event in events:
+                _take(event, printed, out, verbose)
+    finally:
+        out.end()
+    if verbose:
+        say(speed_line(printed.end))
+    if not printed.text.strip() and not printed.calls and printed.end.reason == "length":
+        say("The answer is empty: thinking took all the tokens there were. Raise --max-tokens, or --thinking off.")
+    return printed
+
+
+def say_notes(notes: Sequence[str]) -> None:
+    """Notes on an answer or a model, on standard error."""
+    for note in notes:
+        say(note)
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def _take(event: Event, printed: Printed, out: "_Out", verbose: bool) -> None:
+    match event:
+        case TextDelta(text):
+            printed.text += text
+            out.write(text)
+        case ReasoningDelta(text):
+            printed.reasoning += text
+            if verbose:
+                print(printable(text), end="", file=sys.stderr, flush=True)
+        case ToolCall(raw=raw):
+            printed.calls.append(event)
+            out.write(raw)
+        case End():
+            printed.end = event
+
+
+class _Out:
+    """Standard output; it ends with a line end, and a terminal is not steered by what a model writes."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self._silent = silent
+        self._shown = printable if sys.stdout.isatty() else str
+        self._last = ""
+
+    def write(self, text: str) -> None:
+        if text and not self._silent:
+            sys.stdout.write(self._shown(text))
+            sys.stdout.flush()
+            self._last = text[-1]
+
+    def end(self) -> None:
+        if not self._silent and self._last not in {"", "\n"}:
+            sys.stdout.write("\n")
+            sys.stdout.flush()

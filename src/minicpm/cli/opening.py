@@ -1,0 +1,90 @@
+"""Opens the model that a verb names: checks what can be checked, says what memory it takes, then loads it."""
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minicpm.cli.failures import stage
+from minicpm.cli.progress import bytes_bar, spinner
+
+if TYPE_CHECKING:
+    from minicpm.engine.api import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded; the fields go to `minicpm.load` by name."""
+
+    context: int | None = None
+    """Most tokens a conversation may hold; says what memory that takes before loading. Default: the model's."""
+    dtype: str = "auto"
+    """Number format of the weights: auto (as the checkpoint says), bfloat16, float16 or float32."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda or cuda:N."""
+    backend: str = "auto"
+    """Implementation of the operators: auto, torch or reference."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    offline: bool = False
+    """Use only what is on this machine."""
+
+
+LOADING = tuple(field.name for field in fields(LoadOptions))
+
+
+def open_model(name: str, options: LoadOptions) -> "Model":
+    """The loaded model; every MiniCPMError that loading has, the cheap ones before anything is downloaded."""
+    with stage(f"Stopped before {name} was loaded. A pull that had begun continues next time."):
+        _check(options)
+        folder = _find(name, options)
+        with spinner(f"Loading {name}"):
+            _say_memory(folder, options)
+            from minicpm.engine.api import load
+
+            return load(
+                folder,
+                dtype=options.dtype,
+                device=options.device,
+                backend=options.backend,
+                context=options.context,
+            )
+
+
+def _check(options: LoadOptions) -> None:
+    from minicpm.config import dtype_name
+
+    if options.dtype != "auto":
+        dtype_name(options.dtype)
+    if options.backend != "auto":
+        from minicpm.ops.backend import choose_backend
+
+        choose_backend(options.backend)
+
+
+def _find(name: str, options: LoadOptions) -> Path:
+    from minicpm.checkpoint import resolve
+
+    with bytes_bar(f"Pulling {name}") as progress:
+        return resolve(name, revision=options.revision, offline=options.offline, progress=progress)
+
+
+def _say_memory(folder: Path, options: LoadOptions) -> None:
+    """Says what an asked-for context takes, and refuses what does not fit."""
+    if options.context is None:
+        return
+    from minicpm.checkpoint import open_checkpoint, plan_memory
+    from minicpm.checkpoint.plan import require_fit
+    from minicpm.cli.units import size
+    from minicpm.config import extend, resolve_dtype
+    from minicpm.models.registry import parse
+
+    config = extend(parse(open_checkpoint(folder).raw_config), options.context)
+    plan = plan_memory(config, resolve_dtype(options.dtype, config.dtype), options.context)
+    free = "" if plan.limit is None else f"; {size(plan.limit.free_bytes)} are free"
+    print(
+        f"A context of {plan.tokens:,} tokens takes {size(plan.needed_bytes)}: {size(plan.weight_bytes)} of "
+        f"weights as {plan.dtype} and {size(plan.cache_bytes)} of cache{free}.",
+        file=sys.stderr,
+    )
+    require_fit(plan)

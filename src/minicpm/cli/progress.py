@@ -1,0 +1,76 @@
+"""Shows how far long work is, on standard error and only while it lasts."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_PLAIN_EVERY_S = 10.0
+
+
+class Report(Protocol):
+    """What long work calls: bytes done, bytes in total, and what is being worked on."""
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        """Shows it."""
+        ...
+
+
+@contextmanager
+def bytes_bar(title: str, *, always: bool = False) -> Iterator[Report]:
+    """A bar with rate and remaining time on a terminal; elsewhere a line now and then with `always`, else nothing."""
+    if _is_terminal():
+        with _bar(title) as report:
+            yield report
+    else:
+        yield _plain(title) if always else _silent
+
+
+@contextmanager
+def spinner(title: str) -> Iterator[None]:
+    """A sign of life on a terminal; nothing elsewhere."""
+    if not _is_terminal():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _silent(done: int, total: int, label: str) -> None:
+    """Reports nothing."""
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import TransferSpeedColumn as Rate
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), Rate())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+
+        def report(done: int, total: int, label: str) -> None:
+            progress.update(task, completed=done, total=total or None, description=f"{title}: {label}"[:60])
+
+        yield report
+
+
+def _plain(title: str) -> Report:
+    last = time.monotonic()
+
+    def report(done: int, total: int, label: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PLAIN_EVERY_S:
+            last = time.monotonic()
+            percent = 100 * done // total if total else 0
+            print(f"{title}: {percent} % of {total:,} bytes, {label}", file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,80 @@
+"""Talks with a model, or answers one message from standard input."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from minicpm.cli.complete import model_names
+from minicpm.cli.opening import LOADING, LoadOptions
+from minicpm.cli.options import from_fields, option
+from minicpm.cli.talk.settings import SAMPLING, SAMPLING_PANEL, Settings, ThinkingChoice
+from minicpm.engine.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from minicpm.engine.api import Model
+
+
+@from_fields("sampling", SamplingParams, SAMPLING, panel=SAMPLING_PANEL, given_only=True)
+@from_fields("load", LoadOptions, LOADING, panel="Loading")
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="nano, a folder, ORG/NAME or ms:ORG/NAME.", autocompletion=model_names
+        ),
+    ] = "nano",
+    *,
+    system: Annotated[str | None, option("--system", help="System message.")] = None,
+    thinking: Annotated[
+        ThinkingChoice, option("--thinking", help="Think first; auto: as the model does by itself.")
+    ] = ThinkingChoice.auto,
+    truncate: Annotated[
+        bool, option("--truncate", help="Leave out the oldest turns when the context is full.")
+    ] = False,
+    plain: Annotated[bool, option("--plain", help="Show text as it comes, without Markdown.")] = False,
+    verbose: Annotated[
+        bool, option("--verbose", "-v", help="With piped input: thinking, notes and speed on standard error.")
+    ] = False,
+    load: LoadOptions,
+    sampling: dict[str, Any],
+) -> None:
+    """Talk with a model; /help in the chat lists what it can do.
+
+    When standard input is no terminal, all of it is one message, and only the answer goes to standard output.
+    """
+    from minicpm.cli import standard_input
+
+    settings = Settings(thinking=thinking.value, truncate=truncate, sampling=sampling)
+    if standard_input.is_terminal():
+        from minicpm.cli.opening import open_model
+
+        _talk(open_model(model, load), model, settings, system, plain=plain)
+        return
+    from minicpm.cli.asking import answer_message
+
+    answer_message(model, standard_input.read_message(), load, settings, system=system, verbose=verbose)
+
+
+def _talk(model: "Model", name: str, settings: Settings, system: str | None, *, plain: bool) -> None:
+    from rich.console import Console
+
+    from minicpm.cli.talk.chat import Chat
+    from minicpm.cli.talk.conversation import Conversation
+    from minicpm.cli.talk.history import history_file
+    from minicpm.cli.talk.keyboard import Keyboard
+    from minicpm.cli.talk.loop import talk
+    from minicpm.cli.talk.screen import Screen
+
+    screen = Screen(Console(), plain=plain)
+    limits = model.engine.limits
+    context = min(limits.context, limits.cache_tokens)
+    screen.note(f"{name}, up to {context:,} tokens. /help lists commands; Ctrl-D leaves.")
+    for note in model.notes:
+        screen.note(note)
+    chat = Chat(
+        model.chat_model, screen, conversation=Conversation(system), settings=settings, context=context
+    )
+    try:
+        talk(chat, Keyboard(history_file()))
+    finally:
+        chat.close()

@@ -1,0 +1,48 @@
+"""Lists the models that this version can load."""
+
+from typing import Annotated, Any
+
+from minicpm.cli.options import option
+
+
+def command(*, json: Annotated[bool, option("--json", help="Print one JSON document.")] = False) -> None:
+    """List the models that this version can load.
+
+    Any folder or hub repository whose config.json names one of the families loads as well.
+    """
+    from minicpm.cli.output import print_json, print_lines
+    from minicpm.cli.units import amount, columns
+
+    rows = _rows()
+    if json:
+        print_json(rows)
+        return
+    cells = [
+        (row["model"], amount(row["parameters"]), f"{row['context']:,}", row["family"], row["repositories"][0])
+        for row in rows
+    ]
+    print_lines(columns([("MODEL", "PARAMETERS", "CONTEXT", "FAMILY", "NAME TO PULL"), *cells]))
+    print_lines(["", "`minicpm chat NAME` pulls a model and talks with it; `minicpm models --json` lists all names."])
+
+
+def _rows() -> list[dict[str, Any]]:
+    from minicpm.config import parameter_count, reach
+    from minicpm.models.published import published
+    from minicpm.models.registry import family, parse
+
+    rows = []
+    for model in published():
+        config = parse(model.raw)
+        rows.append(
+            {
+                "model": model.name,
+                "family": model.family,
+                "title": family(model.family).title,
+                "repositories": list(model.repositories),
+                "parameters": parameter_count(config) if model.parameters is None else model.parameters,
+                "context": config.context,
+                "reach": reach(config),
+                "unverified": list(model.unverified),
+            }
+        )
+    return rows
