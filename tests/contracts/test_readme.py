@@ -1,7 +1,6 @@
-"""The examples of the README run as written, and the generated pages are current."""
+"""The examples of the README run as written."""
 
 import doctest
-import importlib.util
 import os
 import re
 import subprocess
@@ -116,12 +115,3 @@ def test_every_make_target_that_the_readme_names_exists():
 def fenced_commands() -> list[str]:
     """Every command line of the README's console blocks, run here or not."""
     return [f"{command} " for block in blocks(README, "console") for command, _ in commands(block)]
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("minicpm.models.docs") is None, reason="minicpm.models.docs is not there yet"
-)
-def test_the_page_of_models_is_what_the_registry_generates():
-    from minicpm.models import docs
-
-    assert (ROOT / "docs/models.md").read_text(encoding="utf-8") == docs.render()
