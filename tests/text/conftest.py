@@ -23,7 +23,9 @@ def real_folder():
     def find(name):
         folder = Path(os.environ.get("MINICPM_TEST_DATA", _BESIDE)) / "tokenizers" / name
         if not folder.is_dir():
-            pytest.skip(f"{folder} is absent; set MINICPM_TEST_DATA to the folder with the published tokenizers")
+            pytest.skip(
+                f"{folder} is absent; set MINICPM_TEST_DATA to the folder with the published tokenizers"
+            )
         return folder
 
     return find
@@ -84,7 +86,11 @@ TOOLS = [
         "name": "my-tool.2",
         "parameters": {
             "type": "object",
-            "properties": {"from": {"type": "string"}, "größe": {"type": "number"}, "ok": {"type": "boolean"}},
+            "properties": {
+                "from": {"type": "string"},
+                "größe": {"type": "number"},
+                "ok": {"type": "boolean"},
+            },
             "additionalProperties": False,
         },
     },

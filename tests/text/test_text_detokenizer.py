@@ -58,7 +58,9 @@ def test_any_bytes_decode_as_in_one_go(ids):
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.text(alphabet="abcé"), old=st.text("ab", min_size=1, max_size=3), new=st.text("xé", max_size=2))
+@given(
+    text=st.text(alphabet="abcé"), old=st.text("ab", min_size=1, max_size=3), new=st.text("xé", max_size=2)
+)
 def test_replacements_are_those_of_the_whole_text(text, old, new):
     vocabulary = byte_vocabulary(replacements=((old, new), ("x", "ab")))
     assert "".join(fed(vocabulary, list(text.encode()))) == text.replace(old, new).replace("x", "ab")
@@ -93,8 +95,20 @@ def test_every_cut_of_a_real_token_stream_shows_a_prefix(name, real_folder):
 
 def test_turn_markers_are_hidden_and_thought_markers_shown(small_folder):
     tokenizer = Tokenizer.from_folder(small_folder())
-    names = ("<s>", "<think>", "</think>", "<|tool_call_start|>", "<|im_end|>", "</s>", "<|im_start|>", "<unk>")
-    assert tokenizer.decode([tokenizer.special_ids[name] for name in names]) == "<think></think><|tool_call_start|>"
+    names = (
+        "<s>",
+        "<think>",
+        "</think>",
+        "<|tool_call_start|>",
+        "<|im_end|>",
+        "</s>",
+        "<|im_start|>",
+        "<unk>",
+    )
+    assert (
+        tokenizer.decode([tokenizer.special_ids[name] for name in names])
+        == "<think></think><|tool_call_start|>"
+    )
 
 
 def test_an_id_beyond_the_vocabulary_spells_nothing(small_folder):

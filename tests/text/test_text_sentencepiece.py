@@ -1,4 +1,4 @@
-"""Promises of the SentencePiece reader: the same tokenizer as the published tokenizer.json, or a clear refusal."""
+"""Promises of the SentencePiece reader: the tokenizer of the published tokenizer.json, or a clear refusal."""
 
 import shutil
 import struct
@@ -48,7 +48,13 @@ def test_the_model_file_and_the_published_json_are_one_tokenizer(real_folder, tm
         shutil.copy(folder / name, tmp_path)
     ours, theirs = Tokenizer.from_folder(tmp_path), Tokenizer.from_folder(folder)
     assert ours._backend.to_str() == theirs._backend.to_str().replace(*_template(theirs))
-    for text in ["Hello world", "  你好\n\n\tx</s>", "👩‍🚀 é 1234", "<image>▁", "def f():\n    return 1\n" * 50]:
+    for text in [
+        "Hello world",
+        "  你好\n\n\tx</s>",
+        "👩‍🚀 é 1234",
+        "<image>▁",
+        "def f():\n    return 1\n" * 50,
+    ]:
         assert ours.encode(text) == theirs.encode(text)
     prompt = theirs.spellings.split("<s>hello</s> there\n<unk>x")
     assert ours.encode_prompt(prompt) == theirs.encode_prompt(prompt)

@@ -214,7 +214,9 @@ def test_a_lone_surrogate_is_refused(small_folder):
         Tokenizer.from_folder(small_folder()).encode("a\ud800b")
 
 
-_SOURCE = st.lists(st.sampled_from(["hello", " ", "</s>", "<s", ">", "<|im_end|>", "你", "é", "\n", "\x00", "👩‍🚀"]))
+_SOURCE = st.lists(
+    st.sampled_from(["hello", " ", "</s>", "<s", ">", "<|im_end|>", "你", "é", "\n", "\x00", "👩‍🚀"])
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)

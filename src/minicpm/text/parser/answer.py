@@ -130,7 +130,8 @@ class CallInThought:
         """Alternates between the inside of calls and the white space behind them."""
         position = start
         while True:
-            step = self._behind(data, position) if self._complete else self._inside(data, position, final)
+            read = self._behind if self._complete else self._inside
+            step = read(data, position, final)
             if step.following is not None or step.end == position:
                 break
             position = step.end
@@ -153,14 +154,14 @@ class CallInThought:
         self._take(data[start:end])
         return Step([], end)
 
-    def _behind(self, data: str, start: int) -> Step:
+    def _behind(self, data: str, start: int, final: bool) -> Step:
         end = start
         while end < len(data) and data[end].isspace():
             end += 1
         if end < len(data) and self._between.match(data, end) is not None:
             self._complete = False
             end += len(self._opening)
-        elif end < len(data) and not self._between.begins(data, end):
+        elif end < len(data) and (final or not self._between.begins(data, end)):
             return self._given_up(data, start, end)
         if self._size + end - start > MAX_HELD:
             return self._given_up(data, start, start + MAX_HELD - self._size)

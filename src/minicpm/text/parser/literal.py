@@ -49,7 +49,7 @@ class LiteralReader:
 
     def value(self, depth: int = 0) -> Any:
         """One literal."""
-        if depth > MAX_DEPTH:
+        if depth >= MAX_DEPTH:
             raise BadLiteral(f"nested more than {MAX_DEPTH} levels deep")
         following = self.skip_space()
         if following == "[":
