@@ -106,6 +106,20 @@ def test_a_wrong_dtype_in_the_config_blames_the_config(tiny, untouched):
         load(open_checkpoint(tiny))
 
 
+def test_an_unknown_backend_is_refused_before_weights_are_read(tiny, untouched):
+    with pytest.raises(BadParameter, match="reference"):
+        load(open_checkpoint(tiny), backend="abacus")
+
+
+def test_memory_that_the_system_refuses_is_a_typed_error(tiny, untouched, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("minicpm.checkpoint.loading.allocate", refuse)
+    with pytest.raises(CapacityError, match="was refused"):
+        load(open_checkpoint(tiny))
+
+
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "nowhere", "vulkan:7"])
 def test_a_wrong_device_is_refused(tiny, device, untouched):
     with pytest.raises(BadParameter, match="device"):
@@ -179,11 +193,11 @@ def test_values_that_overflow_in_the_cast_are_told_apart(tiny):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_finite_means_no_nan_and_no_infinity_anywhere(dtype):
-    tensor = torch.randn(1001).to(dtype)
+    tensor = torch.randn(1037).to(dtype)
     assert filling.is_finite(tensor)
     assert filling.is_finite(torch.empty(0, dtype=dtype))
     for value in (float("nan"), float("inf"), float("-inf")):
-        for place in (0, 500, 1000):
+        for place in range(0, 1037, 5):
             bad = tensor.clone()
             bad[place] = value
             assert not filling.is_finite(bad)

@@ -106,6 +106,42 @@ def test_fuzzed_names_never_lead_outside_the_cache(own_cache):
         assert os.path.normpath(folder) == str(folder)
 
 
+FUZZ = """
+import os, random, sys
+from minicpm.checkpoint import resolve
+from minicpm.errors import MiniCPMError
+pieces = {pieces!r}
+allowed = (os.environ["MINICPM_HOME"], sys.prefix, sys.base_prefix, {src!r})
+def hook(event, arguments):
+    if event in ("open", "os.mkdir", "os.rename", "os.listdir") and isinstance(arguments[0], (str, bytes)):
+        path = os.path.abspath(os.fsdecode(arguments[0]))
+        if not path.startswith(allowed):
+            print("touched", path)
+sys.addaudithook(hook)
+random.seed(0)
+for _ in range(10_000):
+    name = "".join(random.choice(pieces) for _ in range(random.randint(1, 8)))
+    try:
+        resolve(name, offline=True)
+    except MiniCPMError:
+        pass
+print("done")
+"""
+
+
+def test_fuzzed_names_open_nothing_outside_the_cache(tmp_path, own_cache):
+    code = FUZZ.format(pieces=[piece for piece in (*HOSTILE, "a", "B") if piece != "\0"], src=str(SRC))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(SRC)},
+    )
+    assert done.stdout == "done\n", done.stdout[:2000]
+
+
 @given(st.text(max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_a_name_or_a_typed_error(text):

@@ -232,6 +232,25 @@ def test_a_pipe_in_place_of_a_file_is_refused_without_waiting_for_it(tiny):
         open_checkpoint(tiny)
 
 
+def test_a_file_that_cannot_be_read_is_a_typed_error(tiny, monkeypatch):
+    original = Path.open
+
+    def refuse(path, *rest, **options):
+        if path.suffix == ".safetensors":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=r"\.safetensors cannot be read \(Permission denied\)"):
+        open_checkpoint(tiny)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\udcff"])
+def test_impossible_paths_are_typed_errors(name):
+    with pytest.raises(NotACheckpoint, match="does not exist"):
+        open_checkpoint(name)
+
+
 def test_python_files_beside_a_model_are_never_imported(tiny, monkeypatch):
     """The canary of remote code: auto_map and modeling files are data."""
     (tiny / "modeling_minicpm.py").write_text("raise SystemExit('the canary ran')")

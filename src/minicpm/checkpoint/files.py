@@ -1,8 +1,10 @@
 """Reaches the files of a model folder safely: bare names only, nothing outside the folder, no pointers."""
 
 import json
+import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +111,23 @@ def _is_pointer(path: Path) -> bool:
         return file.read(len(_LFS_MARK)) == _LFS_MARK
 
 
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Raise CheckpointError for what the system says about reads under `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{shown(str(error.filename or folder))} cannot be read ({shown(error.strerror or str(error))}). "
+            "Check its permissions and its disk."
+        ) from error
+
+
 def require_folder(path: Path) -> Path:
     """`path` itself when it is a folder; raises NotACheckpoint otherwise."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
-    what = "is a file" if path.exists() else "does not exist"
+    what = "is a file" if os.path.exists(path) else "does not exist"
     raise NotACheckpoint(
         f"{shown(str(path))} {what}; a model is a folder with config.json and safetensors files. "
         "Give the folder that holds them."

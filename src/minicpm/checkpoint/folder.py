@@ -10,6 +10,7 @@ from minicpm.checkpoint.files import (
     inside,
     listed,
     read_object,
+    readable,
     refuse_pointers,
     require_folder,
     shown,
@@ -79,9 +80,15 @@ class Checkpoint:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a local model folder without reading a tensor.
 
-    Raises NotACheckpoint, BadConfig, LfsPointer, TruncatedFile, MalformedFile or UnsafeFormat.
+    Raises NotACheckpoint, BadConfig, LfsPointer, TruncatedFile, MalformedFile or UnsafeFormat, and
+    CheckpointError for a file that cannot be read or leads out of the folder.
     """
     folder = require_folder(Path(path))
+    with readable(folder):
+        return _open(folder)
+
+
+def _open(folder: Path) -> Checkpoint:
     config = _config_file(folder)
     refuse_pointers(_present(folder, (CONFIG, *COMPANIONS, *_weight_names(folder))))
     raw = read_object(config)

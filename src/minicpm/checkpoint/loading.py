@@ -15,10 +15,11 @@ from minicpm.checkpoint.plan import MemoryPlan, plan_memory, require_fit
 from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.resolving import resolve
 from minicpm.checkpoint.tokenizer_fit import check_tokenizer
-from minicpm.config import BYTES, ModelConfig, dtype_name, extend
-from minicpm.errors import BadConfig, BadParameter
+from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_count
+from minicpm.errors import BadConfig, BadParameter, CapacityError
 from minicpm.models import registry
 from minicpm.models.decoder import Decoder
+from minicpm.ops.backend import choose_backend
 
 _STORED_AS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -42,11 +43,12 @@ def load(
     config = read_config(checkpoint, context=context)
     name = weight_dtype(config, dtype)
     target = _device(device)
+    choose_backend(backend)
     check_tokenizer(checkpoint.path, config, checkpoint.generation)
     decoder = blank_decoder(config)
     check_tensors({n: p.shape for n, p in decoder.named_parameters()}, checkpoint, tied=config.tied)
     require_fit(plan_load(checkpoint, config, name, tokens=context or 0, device=target))
-    allocate(decoder, getattr(torch, name), target)
+    _allocate(decoder, name, target)
     fill(decoder, checkpoint, progress=progress)
     if prepare:
         decoder.prepare(backend)
@@ -95,6 +97,16 @@ def weight_dtype(config: ModelConfig, wanted: str | torch.dtype) -> str:
         raise BadConfig(
             f"config.json gives the weights the dtype {shown(repr(config.dtype))}, which is none of "
             f"{', '.join(BYTES)}. Correct torch_dtype, or ask for a dtype yourself."
+        ) from error
+
+
+def _allocate(decoder: Decoder, dtype: str, device: torch.device) -> None:
+    try:
+        allocate(decoder, getattr(torch, dtype), device)
+    except (RuntimeError, MemoryError) as error:
+        raise CapacityError(
+            f"The memory for {parameter_count(decoder.config):,} weights as {dtype} was refused "
+            f"({shown(str(error))}). Use a smaller model or a 16-bit dtype, or end other programs."
         ) from error
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from minicpm.checkpoint.files import shown
+from minicpm.checkpoint.files import readable, shown
 from minicpm.checkpoint.header import TensorInfo
 from minicpm.errors import TruncatedFile
 
@@ -33,7 +33,7 @@ def read_into(out: Tensor, info: TensorInfo) -> None:
     if info.nbytes == 0:
         return
     buffer = as_buffer(out)
-    with info.file.open("rb", buffering=0) as file:
+    with readable(info.file), info.file.open("rb", buffering=0) as file:
         file.seek(info.offset)
         filled = 0
         while filled < info.nbytes:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from minicpm.checkpoint.files import is_bare_name, listed
 from minicpm.checkpoint.folder import COMPANIONS, CONFIG
+from minicpm.checkpoint.hub.manifest import git_blob_of, sha256_of
 from minicpm.checkpoint.hub.names import HubName
 from minicpm.checkpoint.shards import INDEX
 from minicpm.errors import NotOnHub, UnsafeFormat
@@ -32,6 +34,14 @@ class RemoteFile:
     url: str
     sha256: str | None = None
     git_blob: str | None = None
+
+    def matches(self, path: Path) -> bool:
+        """True when the content of `path` has the size and the checksum that the hub announced."""
+        if path.stat().st_size != self.size:
+            return False
+        if self.sha256 is not None:
+            return sha256_of(path) == self.sha256
+        return git_blob_of(path) == self.git_blob
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,8 @@ def pull(
         return found
     hub: Hub = ModelScope() if name.hub == "ms" else HuggingFace(patience or Patience())
     wanted = hub.default_revision if revision is None else check_revision(revision)
-    return _keep(hub, hub.list_files(name, wanted, allow_bin=allow_bin), progress)
+    pinned = find_pulled(name, wanted) if is_commit(wanted) else None
+    return pinned or _keep(hub, hub.list_files(name, wanted, allow_bin=allow_bin), progress)
 
 
 def find_pulled(name: HubName, revision: str | None = None) -> Path | None:
@@ -74,8 +75,10 @@ def find_pulled(name: HubName, revision: str | None = None) -> Path | None:
 
 
 def is_switched_off() -> bool:
-    """True when HF_HUB_OFFLINE says so, read as huggingface_hub reads it."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
+    """True when the environment says so, read as huggingface_hub reads it."""
+    return any(
+        os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
 
 
 def _keep(hub: Hub, listing: Listing, progress: Progress | None) -> Path:
@@ -134,10 +137,8 @@ def _meter(progress: Progress | None, finished: int, total: int, label: str) -> 
 def _fetch_one(hub: Hub, listing: Listing, file: RemoteFile, partial: Path, report: Report) -> str:
     """Fetch unless an earlier, interrupted pull already verified and renamed this file."""
     done = partial / file.name
-    if done.is_file() and done.stat().st_size == file.size:
-        digest = sha256_of(done)
-        if file.sha256 in {None, digest}:
-            return digest
+    if done.is_file() and file.matches(done):
+        return file.sha256 or sha256_of(done)
     done.unlink(missing_ok=True)
     return hub.fetch(listing, file, partial, report)
 

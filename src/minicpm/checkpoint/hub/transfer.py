@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from minicpm.checkpoint.files import shown
 from minicpm.checkpoint.hub.home import writing
 from minicpm.checkpoint.hub.listing import RemoteFile
-from minicpm.checkpoint.hub.manifest import git_blob_of, sha256_of
+from minicpm.checkpoint.hub.manifest import sha256_of
 from minicpm.errors import DownloadFailed, HashMismatch, NotAllowed, NotOnHub
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ def fetch(
     part.touch()
     resumed = part.stat().st_size > 0
     _complete(file, part, headers=headers, patience=patience, report=report)
-    if resumed and not _as_announced(file, part):
+    if resumed and not file.matches(part):
         # The kept part may stem from a cut or altered transfer; one fresh start decides.
         os.truncate(part, 0)
         _complete(file, part, headers=headers, patience=patience, report=report)
-    if not _as_announced(file, part):
+    if not file.matches(part):
         part.unlink()
         raise HashMismatch(
             f"{shown(file.url)} arrived with {file.size} bytes, but its checksum is not the one the hub "
@@ -69,12 +69,6 @@ def fetch(
     digest = file.sha256 or sha256_of(part)
     os.replace(part, folder / file.name)
     return digest
-
-
-def _as_announced(file: RemoteFile, part: Path) -> bool:
-    if file.sha256 is not None:
-        return sha256_of(part) == file.sha256
-    return git_blob_of(part) == file.git_blob
 
 
 def _complete(

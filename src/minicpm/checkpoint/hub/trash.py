@@ -20,8 +20,9 @@ def discard(folder: Path) -> None:
 
 
 def empty_trash() -> None:
-    """Delete what a killed removal left."""
-    shutil.rmtree(_trash(), ignore_errors=True)
+    """Delete what a killed removal left; the folder itself stays, for others may be using it."""
+    for entry in _trash().glob("*"):
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 def _trash() -> Path:
