@@ -6,6 +6,7 @@ from torch.nn.functional import linear
 from minicpm.config import GQA
 from minicpm.layers.fused import fuse
 from minicpm.layers.step import Step
+from minicpm.ops.rows import pad_to
 
 
 class Attention(nn.Module):
@@ -23,11 +24,12 @@ class Attention(nn.Module):
         self._fused: Tensor | None = None
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        """x [T, D] normalised; result [T, D]."""
+        """x [T, D] normalised; result [T, D]. Rows beyond the batch's tokens are padding and give zero."""
         width = self.mixer.head_dim
-        q, k, v = (part.unflatten(-1, (-1, width)) for part in self._project(x))
+        q, k, v = (part[: step.tokens].unflatten(-1, (-1, width)) for part in self._project(x))
         q, k = step.ops.rotate(q, step.angles), step.ops.rotate(k, step.angles)
-        return self.o_proj(step.attend(self.layer, q, k, v).flatten(1))
+        mixed = step.attend(self.layer, q, k, v).flatten(1)
+        return self.o_proj(pad_to(mixed, len(x)))
 
     def prepare(self) -> None:
         """Fuse the three input projections; inference only from here on."""

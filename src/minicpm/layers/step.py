@@ -24,6 +24,11 @@ class Step:
     cache: Cache | None
     plan: CachePlan | None
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the batch."""
+        return len(self.angles.cos)
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Causal attention of packed q [T, H, d], k and v [T, Hk, d] within their segments, [T, H, d]."""
         if self.cache is None or self.plan is None:

@@ -13,6 +13,7 @@ from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
 from minicpm.ops.backend import TORCH, choose_backend
 from minicpm.ops.rope import rope_angles
+from minicpm.ops.rows import pad_rows, row_multiple
 
 
 class _Model(nn.Module):
@@ -35,6 +36,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.backend = TORCH
+        self._rows = 1  # rows per product are rounded up to a multiple of this
         self.model = _Model(config)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden, config.vocab, bias=False)
@@ -52,16 +54,17 @@ class Decoder(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states [T, D] after the final norm; extends the batch's cache, if any."""
         step = self._step(batch)
-        h = self.model.embed_tokens(batch.ids) * self.config.embed_scale
+        h = pad_rows(self.model.embed_tokens(batch.ids), self._rows) * self.config.embed_scale
         for block in self.model.layers:
             h = block(h, step)
         if batch.cache is not None:
             batch.cache.commit(batch.segments)
-        return self.model.norm(h, self.backend)
+        return self.model.norm(h[: len(batch.ids)], self.backend)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [R, V] float32 of hidden states [R, D]; divided by the logit scale, head tied or not."""
-        return linear(hidden / self.config.logit_scale, self.head).float()
+        scaled = pad_rows(hidden / self.config.logit_scale, self._rows)
+        return linear(scaled, self.head)[: len(hidden)].float()
 
     @property
     def head(self) -> Tensor:
@@ -84,6 +87,7 @@ class Decoder(nn.Module):
         """Choose operators and fuse projections; from here on for inference only."""
         self.backend = choose_backend(backend)
         self.requires_grad_(False)
+        self._rows = row_multiple(self.dtype, self.device)
         for block in self.model.layers:
             block.prepare()
 

@@ -1,0 +1,24 @@
+"""Rounds the number of rows of a matrix product up, so that a row's result does not depend on its company."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+# float32 products on a CPU sum a row in one order from four rows on, in multiples of four, and in another for
+# fewer or odd ones; bfloat16 products do not differ.
+_FLOAT32_ROWS = 4
+
+
+def row_multiple(dtype: torch.dtype, device: torch.device) -> int:
+    """The multiple of rows that makes products in `dtype` independent of how many rows there are."""
+    return _FLOAT32_ROWS if dtype == torch.float32 and device.type == "cpu" else 1
+
+
+def pad_rows(x: Tensor, multiple: int) -> Tensor:
+    """x [T, D] with zero rows appended up to a multiple of rows."""
+    return pad_to(x, x.shape[0] + -x.shape[0] % multiple)
+
+
+def pad_to(x: Tensor, rows: int) -> Tensor:
+    """x [T, D] with zero rows appended up to `rows`; x itself when it has as many."""
+    return pad(x, (0, 0, 0, rows - x.shape[0])) if x.shape[0] < rows else x
