@@ -8,7 +8,7 @@ from minicpm.train.nano.corpus.mixture import CHAT, DECAY, LONG, STABLE
 from minicpm.train.nano.data import Stage
 from minicpm.train.schedule import WSD
 
-STEP_TOKENS = 8192
+STEP_TOKENS = 4096
 CONTEXT = 2048
 
 
@@ -24,7 +24,7 @@ class Recipe:
     decay: int = 400
     long: int = 350
     chat: int = 250
-    warmup: int = 60
+    warmup: int = 100
     seed: int = 0
     optimizer: OptimizerConfig = OptimizerConfig()
 
