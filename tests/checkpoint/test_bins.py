@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -195,6 +196,32 @@ def test_a_child_that_dies_is_a_typed_error(legacy, tensors, tmp_path, monkeypat
     monkeypatch.setattr(bins, "_CHILD", "minicpm.no_such_module")
     with pytest.raises(MalformedFile, match="no_such_module"):
         convert_bin(legacy, tmp_path / "out")
+
+
+CONVERT = """
+import sys
+from minicpm.checkpoint import convert_bin
+convert_bin(sys.argv[1], sys.argv[2], progress=lambda *step: print("working", flush=True))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills with a signal; run it on Linux or macOS")
+@pytest.mark.parametrize("moment", [0.0, 0.02])
+def test_a_killed_conversion_leaves_nothing_and_the_next_one_succeeds(legacy, tensors, tmp_path, moment):
+    torch.save(tensors, legacy / "pytorch_model.bin")
+    target = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-c", CONVERT, str(legacy), str(target)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(SRC)},
+    ) as parent:
+        assert parent.stdout.readline()
+        time.sleep(moment)
+        parent.kill()
+    if target.exists():
+        assert same(target, tensors)
+    assert same(convert_bin(legacy, target, overwrite=True), tensors)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
 GUARDED = """
