@@ -5,19 +5,28 @@ from types import FrameType, TracebackType
 
 
 class Interrupts:
-    """Inside the block the first Ctrl-C only sets `came`; the second one is a KeyboardInterrupt as ever."""
+    """From `start` to `end` the first Ctrl-C only sets `came`; the second one is a KeyboardInterrupt as ever."""
 
     def __init__(self) -> None:
         self.came = False
+        self._before = signal.getsignal(signal.SIGINT)
 
-    def __enter__(self) -> "Interrupts":
+    def start(self) -> "Interrupts":
+        """Begins; call it in the main thread."""
         self._before = signal.signal(signal.SIGINT, self._note)
         return self
+
+    def end(self) -> None:
+        """Gives Ctrl-C its former meaning back."""
+        signal.signal(signal.SIGINT, self._before)
+
+    def __enter__(self) -> "Interrupts":
+        return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        self.end()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.came:

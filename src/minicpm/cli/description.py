@@ -1,0 +1,129 @@
+"""What a model folder is, as one document: read from its small files, without torch and without weights."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minicpm.config import (
+    DefaultRope,
+    DynamicNTKRope,
+    LinearRope,
+    LongRope,
+    ModelConfig,
+    Rope,
+    extend,
+    parameter_count,
+    reach,
+    resolve_dtype,
+)
+
+if TYPE_CHECKING:
+    from minicpm.checkpoint import Checkpoint
+    from minicpm.text.format import ChatFormat
+
+Document = dict[str, Any]
+_CONTEXTS = (4096, 32768, 131072)
+
+
+def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = None) -> Document:
+    """All that follows from a config.json alone; memory at `contexts`, or at usual ones that the model reaches."""
+    from minicpm.models.registry import family, parse
+
+    config = parse(raw)
+    known = family(config.family)
+    first = config.layers[0]
+    return {
+        "family": config.family,
+        "title": known.title,
+        "architecture": raw.get("architectures"),
+        "layers": len(config.layers),
+        "hidden": config.hidden,
+        "heads": first.mixer.heads,
+        "kv_heads": first.mixer.kv_heads,
+        "head_dim": first.mixer.head_dim,
+        "intermediate": first.ffn.intermediate,
+        "vocabulary": config.vocab,
+        "tied": config.tied,
+        "parameters": parameter_count(config),
+        "dtype": config.dtype,
+        "context": config.context,
+        "reach": reach(config),
+        "rope": rope_text(config.rope),
+        "eos_ids": list(config.eos),
+        "memory": [_memory(config, tokens) for tokens in contexts or _usual(config)],
+        "notes": list(config.notes),
+    }
+
+
+def describe_folder(folder: Path, contexts: Sequence[int] | None = None) -> Document:
+    """`describe_config`, and what the folder's other files say."""
+    from minicpm.checkpoint import open_checkpoint
+    from minicpm.cli.licence import licence_of
+    from minicpm.engine.defaults import end_ids
+
+    checkpoint = open_checkpoint(folder)
+    document = describe_config(checkpoint.raw_config, contexts)
+    chat = chat_format(folder, document["family"])
+    ends = {*document["eos_ids"], *end_ids(checkpoint.generation), *chat.tokenizer.eos_ids}
+    return {
+        "path": str(folder),
+        **document,
+        **_files(checkpoint),
+        "eos_ids": sorted(ends),
+        "tokenizer_size": chat.tokenizer.vocab_size,
+        "template_hash": chat.template_hash,
+        "template_origin": chat.template_origin,
+        "tool_dialect": chat.dialect,
+        "licence": licence_of(folder),
+    }
+
+
+def chat_format(folder: Path, family_name: str) -> "ChatFormat":
+    """The chat format of a folder, its own template or the family's."""
+    from minicpm.models.registry import family
+    from minicpm.text.format import ChatFormat
+
+    known = family(family_name)
+    return ChatFormat.from_folder(folder, template=known.template, dialect=known.dialect)
+
+
+def rope_text(rope: Rope) -> str:
+    """The rotary embedding in a few words."""
+    match rope:
+        case DefaultRope():
+            return f"theta {rope.theta:,.0f}"
+        case LinearRope():
+            return f"theta {rope.theta:,.0f}, linear, factor {rope.factor:g}"
+        case DynamicNTKRope():
+            return f"theta {rope.theta:,.0f}, dynamic NTK, factor {rope.factor:g} beyond {rope.original:,} tokens"
+        case LongRope():
+            return f"theta {rope.theta:,.0f}, longrope over {rope.original:,} tokens"
+
+
+def _files(checkpoint: "Checkpoint") -> Document:
+    return {
+        "bytes": checkpoint.total_bytes,
+        "files": len(checkpoint.files),
+        "tensors": len(checkpoint.tensors),
+        "stored_as": sorted({info.dtype for info in checkpoint.tensors.values()}),
+    }
+
+
+def _usual(config: ModelConfig) -> list[int]:
+    """The native context, and usual ones below the model's reach."""
+    most = reach(config)
+    return sorted({config.context, most, *(tokens for tokens in _CONTEXTS if tokens < most)})
+
+
+def _memory(config: ModelConfig, tokens: int) -> Document:
+    from minicpm.checkpoint import plan_memory
+
+    plan = plan_memory(extend(config, tokens), resolve_dtype("auto", config.dtype), tokens)
+    return {
+        "context": tokens,
+        "dtype": plan.dtype,
+        "weight_bytes": plan.weight_bytes,
+        "cache_bytes": plan.cache_bytes,
+        "needed_bytes": plan.needed_bytes,
+        "fits": plan.fits,
+    }

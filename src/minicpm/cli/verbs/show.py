@@ -1,0 +1,143 @@
+"""Describes a model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from minicpm.cli.complete import model_names
+from minicpm.cli.options import option
+
+_EXAMPLE = ("You are helpful.", "Hello!", "Hello. What can I do?", "Count to three.")
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="nano, a folder, or a pulled ORG/NAME.", autocompletion=model_names
+        ),
+    ],
+    *,
+    template: Annotated[
+        bool, option("--template", help="Print the chat template and a conversation written with it.")
+    ] = False,
+    context: Annotated[
+        list[int] | None, option("--context", help="Say the memory at this many tokens; may be repeated.")
+    ] = None,
+    revision: Annotated[str | None, option("--revision", help="Branch, tag or commit.")] = None,
+    json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Describe a model: architecture, sizes, context, memory, template, licence; nothing is downloaded.
+
+    A published model that was not pulled is described from what this version knows of it.
+    """
+    from minicpm.cli import description
+    from minicpm.cli.output import print_json, print_lines
+
+    folder = _folder(model, revision)
+    if template:
+        _print_template(_needed(folder, model))
+        return
+    if folder is None:
+        document = description.describe_config(_published(model), context or None)
+        document["notes"].append(f"Not pulled; described as published. `minicpm pull {model}` fetches it.")
+    else:
+        document = description.describe_folder(folder, context or None)
+    if json:
+        print_json({"model": model, **document})
+    else:
+        print_lines(_lines(model, document))
+
+
+def _folder(name: str, revision: str | None) -> Path | None:
+    """The folder of a model that is here, None for a hub name that is not."""
+    from minicpm.checkpoint import resolve
+    from minicpm.errors import Offline
+
+    try:
+        return resolve(name, revision=revision, offline=True)
+    except Offline:
+        return None
+
+
+def _needed(folder: Path | None, name: str) -> Path:
+    from minicpm.errors import NotACheckpoint
+
+    if folder is None:
+        raise NotACheckpoint(f"{name} was not pulled, so its template is not here. Run `minicpm pull {name}`.")
+    return folder
+
+
+def _published(name: str) -> Any:
+    from minicpm.cli.lazy import nearest
+    from minicpm.errors import NotACheckpoint
+    from minicpm.models.published import published
+
+    rows = {repository: row for row in published() for repository in row.repositories}
+    if name not in rows:
+        raise NotACheckpoint(
+            f"{name} was not pulled, and it is none of the published models known here.{nearest(name, rows)} "
+            f"`minicpm pull {name}` fetches it."
+        )
+    return rows[name].raw
+
+
+def _lines(name: str, document: dict[str, Any]) -> list[str]:
+    from minicpm.cli.talk.printable import printable
+    from minicpm.cli.units import lines
+
+    return [printable(line) for line in lines([("model", name), *_rows(document)])]
+
+
+def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    from minicpm.cli.units import size
+
+    rows = [
+        ("folder", d.get("path", "")),
+        ("family", f"{d['family']} ({d['title']}), {', '.join(d['architecture'] or ['no architecture named'])}"),
+        ("parameters", f"{d['parameters']:,}"),
+        ("layers", f"{d['layers']} of width {d['hidden']:,}, feed-forward {d['intermediate']:,}"),
+        ("heads", f"{d['heads']} query, {d['kv_heads']} key-value, of width {d['head_dim']}"),
+        ("vocabulary", f"{d['vocabulary']:,}, output head {'tied' if d['tied'] else 'of its own'}"),
+        ("context", f"{d['context']:,} tokens" + (f", up to {d['reach']:,}" * (d["reach"] > d["context"]))),
+        ("rope", d["rope"]),
+        ("ends at", ", ".join(map(str, d["eos_ids"]))),
+    ]
+    if "path" in d:
+        rows += [
+            ("weights", f"{size(d['bytes'])} as {', '.join(d['stored_as'])}, {d['tensors']} tensors, {d['files']} files"),
+            ("tokenizer", f"{d['tokenizer_size']:,} tokens"),
+            ("template", f"{d['template_origin']}, sha256 {d['template_hash'][:16]}, tool calls: {d['tool_dialect']}"),
+            ("licence", d["licence"] or "not stated in the folder"),
+        ]
+    rows.append(("memory", "\n".join(map(_memory, d["memory"]))))
+    return [row for row in rows if row[1]] + [("note", note) for note in d["notes"]]
+
+
+def _memory(m: dict[str, Any]) -> str:
+    from minicpm.cli.units import size
+
+    fits = "" if m["fits"] else ", more than is free here"
+    return (
+        f"{size(m['needed_bytes'])} at {m['context']:,} tokens: {size(m['weight_bytes'])} of weights as "
+        f"{m['dtype']}, {size(m['cache_bytes'])} of cache{fits}"
+    )
+
+
+def _print_template(folder: Path) -> None:
+    from minicpm.checkpoint import open_checkpoint
+    from minicpm.cli.description import chat_format
+    from minicpm.cli.talk.printable import printable
+    from minicpm.models.registry import parse
+    from minicpm.text.template_files import read_own_template
+
+    chat = chat_format(folder, parse(open_checkpoint(folder).raw_config).family)
+    own = read_own_template(folder)
+    print(f"# {chat.template_origin} template, sha256 {chat.template_hash}")
+    if own is not None and chat.template_origin == "checkpoint":
+        print(printable(own.default))
+    roles = ("system", "user", "assistant", "user")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, _EXAMPLE, strict=True)]
+    print("# a conversation written with it")
+    print(printable(chat.prompt_text(messages)))

@@ -1,0 +1,64 @@
+"""Trains nano, the model inside the package."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from minicpm.cli.options import option
+
+if TYPE_CHECKING:
+    from minicpm.train.nano.recipe import Recipe
+
+_STEPS = "Steps of the stage (default: the recipe's)"
+Steps = int | None
+
+
+def command(
+    *,
+    out: Annotated[Path, option("--out", help="Folder for the log, the states and the finished model.")],
+    corpus: Annotated[
+        Path | None, option("--corpus", help="Folder with text to mix into the generated corpus.")
+    ] = None,
+    stable: Annotated[Steps, option("--stable", help=f"{_STEPS}: full learning rate.")] = None,
+    decay: Annotated[Steps, option("--decay", help=f"{_STEPS}: falling learning rate.")] = None,
+    long: Annotated[Steps, option("--long", help=f"{_STEPS}: long documents.")] = None,
+    chat: Annotated[Steps, option("--chat", help=f"{_STEPS}: conversations alone.")] = None,
+    warmup: Annotated[Steps, option("--warmup", help="Steps of rising learning rate at the start.")] = None,
+    seed: Annotated[int | None, option("--seed", help="The same seed gives the same model.")] = None,
+) -> None:
+    """Train nano on text that the package generates; prints the folder of the finished model.
+
+    Ctrl-C stops after the running step; the same command continues from the last saved state. With the extra
+    `plot` a picture of loss and learning rate is drawn at the end.
+    """
+    from minicpm.cli.training import train_with_progress
+
+    given = {"stable": stable, "decay": decay, "long": long, "chat": chat, "warmup": warmup, "seed": seed}
+    _check(out, corpus)
+    recipe = _recipe({name: value for name, value in given.items() if value is not None})
+    print(train_with_progress(out, recipe, corpus))
+
+
+def _recipe(given: dict[str, Any]) -> "Recipe":
+    from minicpm.errors import BadParameter
+
+    negative = [f"--{name} {value}" for name, value in given.items() if value < 0]
+    if negative:
+        raise BadParameter(f"Steps and seed cannot be negative: {', '.join(negative)}. Give 0 or more.")
+    from minicpm.train.nano.recipe import Recipe
+
+    recipe = Recipe(**given)
+    if recipe.schedule.steps < 1:
+        raise BadParameter("All stages together have no step, so there is nothing to train. Give some steps.")
+    return recipe
+
+
+def _check(out: Path, corpus: Path | None) -> None:
+    from minicpm.errors import BadInput
+
+    if corpus is not None and not corpus.is_dir():
+        raise BadInput(f"{corpus} is not a folder. --corpus takes a folder with text to mix in.")
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file. --out takes a folder, new or of a run to be continued.")
+    started = out.is_dir() and ((out / "log.jsonl").exists() or (out / "tokenizer").is_dir())
+    if out.is_dir() and any(out.iterdir()) and not started:
+        raise BadInput(f"{out} holds other files and no training run. Give a new folder, or that of a run.")
