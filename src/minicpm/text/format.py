@@ -13,6 +13,7 @@ from minicpm.text.neutral import Neutraliser, free_mark
 from minicpm.text.parser import StreamParser
 from minicpm.text.pieces import Piece
 from minicpm.text.problems import strings_in
+from minicpm.text.recognition import recognise
 from minicpm.text.rendering import Rendering, choose_rendering
 from minicpm.text.sandbox import Limits
 from minicpm.text.templates import BuiltIn, Conversation, built_in
@@ -53,12 +54,15 @@ class ChatFormat:
     ) -> ChatFormat:
         """Reads a model folder; `template` names the built-in format for a checkpoint without its own.
 
-        `tokenizer` saves loading it twice; `limits` bound the checkpoint's own template.
+        The markers in a checkpoint's own template go before `template` and `dialect`. `tokenizer` saves loading
+        it twice; `limits` bound the checkpoint's own template.
         """
         chosen = built_in(template)
         StreamParser(dialect)
         loaded = Tokenizer.from_folder(path) if tokenizer is None else tokenizer
-        return cls(loaded, chosen, dialect, choose_rendering(Path(path), chosen, loaded.names, limits))
+        rendering = choose_rendering(Path(path), chosen, loaded.names, limits)
+        chosen, dialect = recognise(rendering.source, chosen, dialect)
+        return cls(loaded, chosen, dialect, rendering)
 
     def prompt_ids(
         self,
