@@ -274,6 +274,18 @@ def test_a_damaged_copy_is_noticed_and_pulled_again(hub, model_files, haste, har
         resolve("org/model", offline=True)
     folder = pull("org/model", patience=haste)
     assert (folder / WEIGHTS).read_bytes() == model_files[WEIGHTS]
+    assert hub.sent["config.json"] == len(model_files["config.json"])
+    assert hub.sent[WEIGHTS] == len(model_files[WEIGHTS]) * (1 if harm == "manifest" else 2)
+
+
+def test_a_copy_that_lacks_a_file_of_the_listing_is_completed(hub, model_files, haste):
+    weights_only = {name: model_files[name] for name in ("config.json", WEIGHTS)}
+    hub.add("org/model", weights_only)
+    pull("org/model", patience=haste)
+    hub.add("org/model", model_files)
+    folder = pull("org/model", patience=haste)
+    assert (folder / "tokenizer.json").read_bytes() == model_files["tokenizer.json"]
+    assert hub.sent[WEIGHTS] == len(model_files[WEIGHTS])
 
 
 def test_altered_content_of_the_same_size_is_found_by_reading_it(hub, model_files, haste):

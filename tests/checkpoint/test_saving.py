@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from minicpm.checkpoint import load, open_checkpoint, save
 from minicpm.checkpoint.atomic import new_folder, write_file
-from minicpm.errors import BadInput, BadParameter, CacheNotWritable, DiskFull
+from minicpm.errors import BadInput, BadParameter, DiskFull
 from minicpm.testing import families, tiny_checkpoint
 
 SRC = Path(__file__).resolve().parents[2] / "src"
@@ -100,7 +100,7 @@ def test_a_file_in_the_way_and_a_senseless_shard_size_are_refused(tiny, tmp_path
 
 def test_a_place_that_cannot_be_written_says_so(tiny, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheNotWritable, match="cannot be written"):
+    with pytest.raises(BadInput, match="cannot be written"):
         save(load(open_checkpoint(tiny)), tmp_path / "file" / "out")
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minicpm.checkpoint.files import shown
-from minicpm.errors import CacheNotWritable, DiskFull
+from minicpm.errors import BadInput, DiskFull, MiniCPMError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset(
@@ -19,8 +19,10 @@ _ADVICE = "Free some room, or name another place."
 
 
 @contextmanager
-def writing(folder: Path, *, needed: int = 0, advice: str = _ADVICE) -> Iterator[None]:
-    """Raise DiskFull or CacheNotWritable for what the system says about writes under `folder`.
+def writing(
+    folder: Path, *, needed: int = 0, refused: type[MiniCPMError] = BadInput, advice: str = _ADVICE
+) -> Iterator[None]:
+    """Raise DiskFull, or `refused`, for what the system says about writes under `folder`.
 
     `needed` is the number of bytes still to be written, for the message.
     """
@@ -30,7 +32,7 @@ def writing(folder: Path, *, needed: int = 0, advice: str = _ADVICE) -> Iterator
         if error.errno in _FULL:
             raise disk_full(folder, needed, advice) from error
         if error.errno is not None and error.errno in _REFUSED:
-            raise CacheNotWritable(
+            raise refused(
                 f"{shown(str(error.filename or folder))} cannot be written ({os.strerror(error.errno)}), so "
                 f"nothing can be kept there. {advice}"
             ) from error

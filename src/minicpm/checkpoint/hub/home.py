@@ -52,7 +52,7 @@ def lock_file(name: HubName) -> Path:
 
 def writing(folder: Path, *, needed: int = 0) -> AbstractContextManager[None]:
     """`disk.writing` with advice for the cache."""
-    return disk.writing(folder, needed=needed, advice=_ADVICE)
+    return disk.writing(folder, needed=needed, refused=CacheNotWritable, advice=_ADVICE)
 
 
 def require_room(folder: Path, needed: int) -> None:

@@ -89,12 +89,30 @@ def _keep(hub: Hub, listing: Listing, progress: Progress | None) -> Path:
             needed.mkdir(parents=True, exist_ok=True)
         with held(lock_file(listing.name), waiting=_say_waiting(listing, progress)):
             folder.mkdir(exist_ok=True)
-            if read_manifest(final) is None:
+            if not _is_whole(final, listing):
                 empty_trash()
-                discard(final)
+                _reopen(final)
                 _fetch_all(hub, listing, final, progress)
             remember(folder, listing.revision, listing.commit)
     return final
+
+
+def _is_whole(final: Path, listing: Listing) -> bool:
+    """True when the folder is complete and has every file of the listing."""
+    manifest = read_manifest(final)
+    return manifest is not None and all(file.name in manifest.files for file in listing.files)
+
+
+def _reopen(final: Path) -> None:
+    """Make a damaged folder partial again, so that its sound files are verified and kept."""
+    partial = _partial(final)
+    if final.exists() and not partial.exists():
+        os.replace(final, partial)
+    discard(final)
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(final.name + PARTIAL)
 
 
 def _say_waiting(listing: Listing, progress: Progress | None) -> Callable[[], None]:
@@ -107,7 +125,7 @@ def _say_waiting(listing: Listing, progress: Progress | None) -> Callable[[], No
 
 def _fetch_all(hub: Hub, listing: Listing, final: Path, progress: Progress | None) -> None:
     """Fetch into the partial folder, write its manifest last, and give it its final name."""
-    partial = final.with_name(final.name + PARTIAL)
+    partial = _partial(final)
     partial.mkdir(exist_ok=True)
     present = {file.name: _bytes_there(partial, file) for file in listing.files}
     require_room(partial, listing.total_bytes - sum(present.values()))
