@@ -23,7 +23,11 @@ class Rates:
 
     def summary(self) -> dict[str, float]:
         """Median, least and greatest."""
-        return {"median": round(self.median, 2), "min": round(min(self.values), 2), "max": round(max(self.values), 2)}
+        return {
+            "median": round(self.median, 2),
+            "min": round(min(self.values), 2),
+            "max": round(max(self.values), 2),
+        }
 
 
 def side_by_side(works: dict[str, Work], units: int, repeats: int) -> dict[str, Rates]:
@@ -42,7 +46,7 @@ def side_by_side(works: dict[str, Work], units: int, repeats: int) -> dict[str, 
 def read_bandwidth(repeats: int = 5) -> float:
     """Bytes per second one pass over 1 GiB reaches on all threads."""
     block = torch.ones(1 << 28, dtype=torch.float32)
-    rates = side_by_side({"read": lambda: block.sum()}, block.nbytes, repeats)
+    rates = side_by_side({"read": block.sum}, block.nbytes, repeats)
     return rates["read"].median
 
 
@@ -50,5 +54,7 @@ def matmul_rate(repeats: int = 5) -> float:
     """bf16 multiply-adds, counted as two operations, per second of a large product."""
     a = torch.randn(1024, 4096, dtype=torch.bfloat16)
     b = torch.randn(4096, 4096, dtype=torch.bfloat16)
-    rates = side_by_side({"mm": lambda: torch.nn.functional.linear(a, b)}, 2 * a.numel() * b.shape[0], repeats)
+    rates = side_by_side(
+        {"mm": lambda: torch.nn.functional.linear(a, b)}, 2 * a.numel() * b.shape[0], repeats
+    )
     return rates["mm"].median

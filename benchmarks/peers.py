@@ -101,7 +101,8 @@ def _folded(decoder: Decoder) -> dict[str, torch.Tensor]:
     state = {name: weight.detach().clone() for name, weight in decoder.state_dict().items()}
     state["lm_head.weight"] = decoder.head.detach() / config.logit_scale
     state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"] * config.embed_scale
-    for name in state:
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            state[name] = state[name] * config.residual_scale
-    return state
+    scaled = ("o_proj.weight", "down_proj.weight")
+    return {
+        name: weight * config.residual_scale if name.endswith(scaled) else weight
+        for name, weight in state.items()
+    }

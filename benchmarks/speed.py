@@ -1,6 +1,6 @@
 """Prefill and decode of a random model of a published shape, beside transformers' Llama.
 
-    python benchmarks/speed.py [--model MiniCPM4-0.5B] [--dtype bfloat16] [--prompt 512] [--tokens 32] [--repeats 5]
+python benchmarks/speed.py [--model MiniCPM4-0.5B] [--dtype bfloat16] [--prompt 512] [--tokens 32] [--repeats 5]
 """
 
 import argparse
@@ -22,13 +22,18 @@ def main() -> None:
     options = _options()
     dtype = getattr(torch, options.dtype)
     decoder = random_decoder(options.model, dtype)
-    sides = {"transformers": Theirs(as_llama(decoder)), "minicpm": Ours(decoder, options.prompt + options.tokens)}
+    sides = {
+        "transformers": Theirs(as_llama(decoder)),
+        "minicpm": Ours(decoder, options.prompt + options.tokens),
+    }
     decoder.prepare()
     prompt = torch.randint(0, decoder.config.vocab, (options.prompt,))
     with torch.inference_mode():
         difference = _check(sides, prompt, TOLERANCE[dtype])
         prefill = side_by_side(
-            {name: partial(_prefill, side, prompt) for name, side in sides.items()}, len(prompt), options.repeats
+            {name: partial(_prefill, side, prompt) for name, side in sides.items()},
+            len(prompt),
+            options.repeats,
         )
         decode = side_by_side(
             {name: partial(_decode, side, len(prompt), options.tokens) for name, side in sides.items()},
@@ -80,9 +85,13 @@ def _report(options: argparse.Namespace, difference: float, results: dict, limit
     for work, rates in results.items():
         ratio = rates["minicpm"].median / rates["transformers"].median
         share = rates["minicpm"].median / limits[work]
-        print(f"{work}: {ratio:.2f} x transformers, {share:.0%} of the measured limit of {limits[work]:.1f} tok/s")
+        print(
+            f"{work}: {ratio:.2f} x transformers, {share:.0%} of the measured limit of {limits[work]:.1f} tok/s"
+        )
         for name, rate in rates.items():
-            print(f"  {name:13s} {rate.median:8.1f} tok/s  ({min(rate.values):.1f} to {max(rate.values):.1f})")
+            print(
+                f"  {name:13s} {rate.median:8.1f} tok/s  ({min(rate.values):.1f} to {max(rate.values):.1f})"
+            )
         out[work] = {name: rate.summary() for name, rate in rates.items()} | {
             "ratio": round(ratio, 3),
             "share_of_limit": round(share, 3),

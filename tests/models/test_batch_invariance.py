@@ -10,7 +10,9 @@ from minicpm.testing import tiny_checkpoint
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
-    return minicpm.load_decoder(tiny_checkpoint("minicpm4-8b", tmp_path_factory.mktemp("toy")), dtype="float32")
+    return minicpm.load_decoder(
+        tiny_checkpoint("minicpm4-8b", tmp_path_factory.mktemp("toy")), dtype="float32"
+    )
 
 
 def _step(decoder, cache, sequences, ids):

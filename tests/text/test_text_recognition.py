@@ -11,7 +11,12 @@ from minicpm.text.templates import built_in
     [
         ("<|im_start|> <|tool_call_start|> enable_thinking", "minicpm-v1", "none", ("nano", "py-call")),
         ("<|im_start|> <|tool_call_start|>", "minicpm-v1", "none", ("chatml", "py-call")),
-        ("<|im_start|> <|tool_call_start|> enable_thinking", "minicpm4.1", "py-call", ("minicpm4.1", "py-call")),
+        (
+            "<|im_start|> <|tool_call_start|> enable_thinking",
+            "minicpm4.1",
+            "py-call",
+            ("minicpm4.1", "py-call"),
+        ),
         ('<function name="f"><param name="p">', "minicpm-v1", "none", ("minicpm5", "xml-fn")),
         ("<|im_start|>{{ role }}", "minicpm-v1", "none", ("chatml", "none")),
         ("<|im_start|>{{ role }}", "minicpm4.1", "py-call", ("minicpm4.1", "py-call")),

@@ -47,7 +47,9 @@ def optimizers(decoder: Decoder, config: OptimizerConfig) -> list[torch.optim.Op
     AdamW's, so that muP's rule for matrices carries over.
     """
     matrices, embeddings, vectors = _split(decoder)
-    by_matrix: list[dict[str, Any]] = [{"params": matrices, "base": config.matrix_lr / decoder.config.logit_scale}]
+    by_matrix: list[dict[str, Any]] = [
+        {"params": matrices, "base": config.matrix_lr / decoder.config.logit_scale}
+    ]
     elementwise: list[dict[str, Any]] = [
         {"params": embeddings, "base": config.base_lr, "weight_decay": 0.0},
         {"params": vectors, "base": config.base_lr, "weight_decay": 0.0},

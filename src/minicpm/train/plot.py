@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg")
-_SMOOTH = 0.02
-"""Weight of a new value in the smoothed loss: about the last fifty steps count."""
+_RADIUS_SHARE = 0.005
+"""The smoothed loss is a mean over this share of the steps on either side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ def plot_log(log: Path, target: Path, *, title: str = "nano") -> list[Path]:
 def read_log(log: Path) -> list[Point]:
     """The steps of a log in order; of a step that a resumed run did again, the later line counts."""
     if not log.is_file():
-        raise BadInput(f"{log} does not exist, so there is nothing to plot. Give the log.jsonl of a training run.")
+        raise BadInput(
+            f"{log} does not exist, so there is nothing to plot. Give the log.jsonl of a training run."
+        )
     lines = log.read_text(encoding="utf-8").splitlines()
     steps = {entry["step"]: entry for line in lines if (entry := _entry(line)) is not None}
     if not steps:
@@ -55,13 +57,11 @@ def read_log(log: Path) -> list[Point]:
     ]
 
 
-def smoothed(values: Sequence[float], weight: float = _SMOOTH) -> list[float]:
-    """Exponential moving average that starts as the plain mean: early values are not pulled to the first."""
-    out, mean = [], 0.0
-    for count, value in enumerate(values, 1):
-        mean += max(weight, 1 / count) * (value - mean)
-        out.append(mean)
-    return out
+def smoothed(values: Sequence[float], radius: int) -> list[float]:
+    """The mean of each value and its neighbours up to `radius` away, fewer at the ends."""
+    sums = [0.0, *accumulate(values)]
+    bounds = [(max(0, i - radius), min(len(values), i + radius + 1)) for i in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in bounds]
 
 
 def _entry(line: str) -> dict[str, Any] | None:
@@ -86,11 +86,12 @@ def _draw(points: Sequence[Point], title: str) -> "Figure":
     tokens = [point.tokens / 1e6 for point in points]
     _shade(losses, points)
     losses.plot(tokens, [point.loss for point in points], color="tab:blue", alpha=0.25, linewidth=0.6)
-    losses.plot(tokens, smoothed([point.loss for point in points]), color="tab:blue", label="loss")
+    radius = round(_RADIUS_SHARE * len(points))
+    losses.plot(tokens, smoothed([point.loss for point in points], radius), color="tab:blue", label="loss")
     rates.plot(tokens, [point.factor for point in points], color="tab:orange", label="learning rate")
     losses.set(xlabel="million tokens", ylabel="loss (nats per token)", title=title, xlim=(0, tokens[-1]))
     rates.set(ylabel="share of the highest learning rate", ylim=(0, 1.05))
-    losses.legend(handles=[*losses.get_lines()[1:], *rates.get_lines()], loc="upper right")
+    losses.legend(handles=[*losses.get_lines()[1:], *rates.get_lines()], loc="center right")
     return figure
 
 
@@ -100,7 +101,9 @@ def _shade(axes: Any, points: Sequence[Point]) -> None:
     for index, (stage, group) in enumerate(groupby(points, key=lambda point: point.stage)):
         end = list(group)[-1].tokens / 1e6
         axes.axvspan(start, end, color="black", alpha=0.04 * (index % 2), linewidth=0)
-        axes.annotate(stage, ((start + end) / 2, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
+        axes.annotate(
+            stage, ((start + end) / 2, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=8
+        )
         start = end
 
 

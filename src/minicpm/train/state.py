@@ -15,7 +15,9 @@ from minicpm.models.decoder import Decoder
 _PREFIX = "step-"
 
 
-def save_state(folder: Path, step: int, decoder: Decoder, optimizers: list[torch.optim.Optimizer], info: Any) -> Path:
+def save_state(
+    folder: Path, step: int, decoder: Decoder, optimizers: list[torch.optim.Optimizer], info: Any
+) -> Path:
     """Write `folder/step-N` with weights, optimizer moments and `info`; older states but one are removed."""
     target = folder / f"{_PREFIX}{step:07d}"
     part = folder / f".part-{os.getpid()}-{target.name}"

@@ -35,7 +35,9 @@ def batches(
 ) -> Iterator[TrainBatch]:
     """Batches from `cursor` on, which is moved along; resuming from a saved cursor continues exactly."""
     while True:
-        for index, batch in enumerate(_shard_batches(tokenizer, stage, cursor.shard, seed=seed, corpus=corpus)):
+        for index, batch in enumerate(
+            _shard_batches(tokenizer, stage, cursor.shard, seed=seed, corpus=corpus)
+        ):
             if index < cursor.used:
                 continue
             cursor.used = index + 1

@@ -10,7 +10,13 @@ from safetensors.torch import save_file
 from minicpm.models.decoder import Decoder
 from minicpm.train.nano.model import raw_config
 
-_GENERATION = {"bos_token_id": 1, "eos_token_id": [2, 4], "pad_token_id": 2, "do_sample": False, "max_new_tokens": 512}
+_GENERATION = {
+    "bos_token_id": 1,
+    "eos_token_id": [2, 4],
+    "pad_token_id": 2,
+    "do_sample": False,
+    "max_new_tokens": 512,
+}
 
 
 def export(decoder: Decoder, folder: Path, *, tokenizer_folder: Path) -> Path:

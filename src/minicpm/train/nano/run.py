@@ -84,7 +84,9 @@ def train_nano(
 def _tokenizer(work: Path, seed: int, corpus: Path | None) -> Tokenizer:
     folder = work / "tokenizer"
     if not (folder / "tokenizer.json").exists():
-        samples = [sample for i in range(_TOKENIZER_SHARDS) for sample in shard(seed, i, STABLE, corpus=corpus)]
+        samples = [
+            sample for i in range(_TOKENIZER_SHARDS) for sample in shard(seed, i, STABLE, corpus=corpus)
+        ]
         write(build_tokenizer(samples), folder)
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
@@ -103,5 +105,3 @@ def _log(path: Path, progress: Progress, stage: str) -> None:
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-
-
