@@ -1,6 +1,7 @@
 """Prefill and decode of a random model of a published shape, beside transformers' Llama.
 
-python benchmarks/speed.py [--model MiniCPM4-0.5B] [--dtype bfloat16] [--prompt 512] [--tokens 32] [--repeats 5]
+python benchmarks/speed.py [--model MiniCPM4-0.5B] [--dtype bfloat16]
+                               [--prompt 512] [--tokens 32] [--repeats 5]
 """
 
 import argparse
@@ -12,6 +13,7 @@ from measure import matmul_rate, read_bandwidth, side_by_side
 from peers import Ours, Theirs, as_llama, random_decoder
 
 from minicpm.config import parameter_count
+from minicpm.models.decoder import Decoder
 
 # Largest difference of log-probabilities, in bf16 of either side's own rounding.
 TOLERANCE = {torch.bfloat16: 0.25, torch.float32: 1e-3}
@@ -73,7 +75,7 @@ def _decode(side: Ours | Theirs, length: int, tokens: int) -> None:
         token = side.feed(token).argmax(keepdim=True)
 
 
-def _limits(decoder, dtype: torch.dtype) -> dict[str, float]:
+def _limits(decoder: Decoder, dtype: torch.dtype) -> dict[str, float]:
     """Tokens per second if only the memory, or only the multiplier, bound the work."""
     count = parameter_count(decoder.config)
     layers = count - decoder.config.vocab * decoder.config.hidden

@@ -54,8 +54,8 @@ class ChatFormat:
     ) -> ChatFormat:
         """Reads a model folder; `template` names the built-in format for a checkpoint without its own.
 
-        The markers in a checkpoint's own template go before `template` and `dialect`. `tokenizer` saves loading
-        it twice; `limits` bound the checkpoint's own template.
+        The markers in a checkpoint's own template go before `template` and `dialect`. `tokenizer` saves
+        loading it twice; `limits` bound the checkpoint's own template.
         """
         chosen = built_in(template)
         StreamParser(dialect)

@@ -16,7 +16,7 @@ from minicpm.models.decoder import Decoder
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """Base values, before the division by r_w; the paper gives neither betas, decay nor eps, so they are ours."""
+    """Base values, before the division by r_w; betas, decay and eps are ours, the paper gives none."""
 
     base_lr: float = 0.01
     matrix_lr: float = 0.02

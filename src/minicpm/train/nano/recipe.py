@@ -1,6 +1,6 @@
 """How nano is trained: stages, steps and optimizer, as data."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from minicpm.train.groups import OptimizerConfig
@@ -26,7 +26,7 @@ class Recipe:
     chat: int = 250
     warmup: int = 100
     seed: int = 0
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     @property
     def schedule(self) -> WSD:
