@@ -114,8 +114,8 @@ def test_rms_norm_of_zeros_is_zero():
 
 
 def test_large_bfloat16_values_do_not_overflow_in_the_square():
-    x = torch.full((1, 8), 1e30, dtype=torch.bfloat16)
-    assert torch.isfinite(rms_norm(x * 0 + 1e18, torch.ones(8, dtype=torch.bfloat16), 1e-6)).all()
+    x = torch.full((1, 8), 1e18, dtype=torch.bfloat16)
+    assert torch.isfinite(rms_norm(x, torch.ones(8, dtype=torch.bfloat16), 1e-6)).all()
 
 
 @pytest.mark.parametrize(("name", "backend"), [("reference", REFERENCE), ("torch", TORCH), ("auto", TORCH)])
