@@ -21,8 +21,8 @@ HIDDEN = 24
 MIXERS = [GQA(1, 1, 8), GQA(4, 4, 6), GQA(4, 2, 10), GQA(8, 1, 4)]
 LENGTHS = [[1], [63], [64], [65], [129], [1, 65, 3], [20, 20, 20, 5, 20]]
 
-# The same float32 sums in another order; measured at most 2e-6 on gradients.
-FLOAT32 = 2e-5
+# The same float32 sums in another order; measured at most 4e-7, on gradients.
+FLOAT32 = 1e-5
 
 
 def config_of(mixer, **changes):

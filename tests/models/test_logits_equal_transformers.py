@@ -257,6 +257,21 @@ def test_a_config_written_by_transformers_is_read(toy):
     assert (read.rope, read.layers, read.context) == (model.config.rope, model.config.layers, 131072)
 
 
+@EITHER_HEAD
+def test_a_checkpoint_converted_to_the_llama_format_gives_its_originals_logits(toy, tied):
+    model = toy("minicpm-2b", tie_word_embeddings=tied)
+    plain = {
+        key: value
+        for key, value in model.raw.items()
+        if key not in ("scale_emb", "scale_depth", "dim_model_base")
+    }
+    named = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False}
+    folded = type(model)(plain | named, {n: w.float() for n, w in fold(model.raw, model.state).items()})
+    assert folded.config.family == "minicpm-llama"
+    ids = model.ids(TOKENS)
+    assert_close(our_logits(folded.decoder(), ids), our_logits(model.decoder(), ids), FLOAT32)
+
+
 def test_folding_twice_is_refused(toy):
     """A llama-format config that still names muP scales cannot say whether they are folded."""
     from minicpm.errors import BadConfig

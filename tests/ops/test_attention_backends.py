@@ -5,7 +5,7 @@ import torch
 
 from minicpm.ops.attention import cpu, reference
 
-# Float32 sums of at most 260 terms in another order; measured at most 1e-6 on outputs, 3e-6 on gradients.
+# Float32 sums of at most 260 terms in another order; measured at most 8e-7 on outputs, 1.7e-6 on gradients.
 FLOAT32 = 1e-5
 
 HEADS = [(1, 1), (4, 4), (8, 2), (16, 1), (3, 3)]
