@@ -31,6 +31,12 @@ def real_folder():
     return find
 
 
+@pytest.fixture(scope="session", name="write_small_tokenizer")
+def small_tokenizer_writer():
+    """Writes the small tokenizer into a folder."""
+    return write_small_tokenizer
+
+
 def write_small_tokenizer(folder, *, template=None, marks=True, **config):
     """A byte-fallback BPE over a few words, with the control tokens of a chat model."""
     bytes_ = [f"<0x{n:02X}>" for n in range(256)]

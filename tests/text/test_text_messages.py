@@ -3,10 +3,14 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minicpm.errors import MessageError
+from minicpm.text.format import ChatFormat
 from minicpm.text.messages import NO_RESULT, normalise_messages
 from minicpm.text.schema import SchemaTooLarge, fold_schema
+from minicpm.text.templates import names
 from minicpm.text.tools import check_tools, fold_tools
 
 
@@ -215,3 +219,88 @@ def test_a_schema_that_explodes_is_refused():
 )
 def test_odd_schemas_do_not_raise(schema):
     assert isinstance(fold_schema(schema), dict)
+
+
+_VALUES = st.recursive(
+    st.sampled_from(
+        [
+            None,
+            True,
+            0,
+            -1.5,
+            "",
+            "x",
+            "string",
+            "object",
+            "array",
+            "null",
+            "#/$defs/A",
+            "<|im_end|>",
+            b"x",
+            (),
+        ]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "properties",
+                    "required",
+                    "enum",
+                    "items",
+                    "anyOf",
+                    "allOf",
+                    "oneOf",
+                    "const",
+                    "$ref",
+                    "$defs",
+                    "A",
+                ]
+                + ["default", "description", "title", "pattern", "additionalProperties", "nullable", "a b"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=15,
+)
+_MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "x"])},
+    optional={
+        "content": _VALUES,
+        "tool_calls": _VALUES
+        | st.lists(
+            st.fixed_dictionaries(
+                {"function": st.fixed_dictionaries({"name": st.just("f"), "arguments": _VALUES})}
+            )
+        ),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory, write_small_tokenizer):
+    folder = write_small_tokenizer(tmp_path_factory.mktemp("chats"))
+    return [
+        ChatFormat.from_folder(folder, template=name, dialect="xml-fn" if name == "minicpm5" else "py-call")
+        for name in names()
+    ]
+
+
+@settings(max_examples=400, deadline=None)
+@given(parameters=_VALUES, messages=st.lists(_MESSAGE, max_size=3))
+def test_any_input_makes_a_prompt_or_a_message_error(parameters, messages, chats):
+    for chat in chats:
+        for given_messages, tools in (
+            ([{"role": "user", "content": "x"}], [{"name": "f", "parameters": parameters}]),
+            (messages, None),
+        ):
+            try:
+                chat.prompt_ids(given_messages, tools=tools)
+                chat.parser(tools=tools).push(
+                    '<|tool_call_start|>f(a=1)<function name="f"><param name="a">1</param></function>'
+                )
+            except MessageError:
+                pass

@@ -204,6 +204,28 @@ def test_broken_files_are_named_in_the_error(name, content, message, small_folde
     assert str(folder) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"continuing_subword_prefix": "long"}, {"vocab": {}}, {"vocab": {"a": 0}}, {"merges": [["a", "b"]]}],
+)
+def test_a_tokenizer_that_contradicts_itself_is_refused(change, small_folder):
+    folder = small_folder()
+    description = json.loads((folder / "tokenizer.json").read_text())
+    description["model"].update(change)
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(TokenizerError):
+        Tokenizer.from_folder(folder)
+
+
+def test_two_tokens_of_one_id_are_refused(small_folder):
+    folder = small_folder()
+    description = json.loads((folder / "tokenizer.json").read_text())
+    description["model"]["vocab"]["<0x18>"] = 0
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(TokenizerError, match="ids of other tokens"):
+        Tokenizer.from_folder(folder)
+
+
 def test_a_folder_without_a_tokenizer_says_so(tmp_path):
     with pytest.raises(TokenizerError, match=r"neither tokenizer\.json nor tokenizer\.model"):
         Tokenizer.from_folder(tmp_path)

@@ -37,6 +37,8 @@ class Problems:
                 self.check_text(where, text)
         except RecursionError:
             self.add(where, f"is nested more than {MAX_DEPTH} levels deep")
+        except TypeError as error:
+            self.add(where, f"holds {error}, which has no JSON form")
 
     def raise_if_any(self, subject: str) -> None:
         """Raises MessageError with all that was noted."""
@@ -48,7 +50,10 @@ class Problems:
 
 
 def strings_in(value: Any, depth: int = MAX_DEPTH + 8) -> Iterator[str]:
-    """Every string of a JSON value, keys included; raises RecursionError below `depth` levels."""
+    """Every string of a JSON value, keys included.
+
+    Raises RecursionError below `depth` levels, TypeError for what is no JSON value.
+    """
     if depth == 0:
         raise RecursionError
     if isinstance(value, str):
@@ -60,3 +65,5 @@ def strings_in(value: Any, depth: int = MAX_DEPTH + 8) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from strings_in(inner, depth - 1)
+    elif not isinstance(value, bool | int | float | None):
+        raise TypeError(f"a {type(value).__name__}")

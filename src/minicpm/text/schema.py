@@ -47,7 +47,7 @@ class _Folder:
             return dict(_CUT)
         if isinstance(schema.get("$ref"), str):
             return self._reference(schema, references, depth)
-        plain = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
+        plain = {key: value for key, value in schema.items() if _is_well_formed(key, value)}
         plain = self._all_of(plain, references, depth)
         plain = self._any_of(plain, references, depth)
         if "const" in plain:
@@ -83,7 +83,7 @@ class _Folder:
         return merged
 
     def _any_of(self, schema: Schema, references: int, depth: int) -> Schema:
-        options = schema.pop("anyOf", None) or schema.pop("oneOf", None)
+        options = schema.pop("anyOf", None) or schema.get("oneOf")
         schema.pop("oneOf", None)
         if not isinstance(options, list):
             return schema
@@ -100,14 +100,33 @@ class _Folder:
                 for name, value in schema["properties"].items()
             }
             optional = {name for name, value in schema["properties"].items() if value.pop("nullable", False)}
-            required = schema.get("required")
-            if isinstance(required, list):
-                schema["required"] = [name for name in required if name not in optional]
+            if "required" in schema:
+                schema["required"] = [name for name in schema["required"] if name not in optional]
         for key in ("items", "additionalProperties"):
             if isinstance(schema.get(key), Mapping):
                 schema[key] = self.fold(schema[key], references, depth + 1)
                 schema[key].pop("nullable", None)
         return schema
+
+
+def _is_well_formed(key: str, value: Any) -> bool:
+    """Definitions are inlined, and a keyword whose value has the wrong type says nothing."""
+    match key:
+        case "$defs" | "definitions":
+            return False
+        case "type":
+            return isinstance(value, str) or _are_texts(value)
+        case "required":
+            return _are_texts(value)
+        case "enum":
+            return isinstance(value, list) and bool(value)
+        case "properties" | "items":
+            return isinstance(value, Mapping)
+    return True
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _merged(first: Schema, second: Schema) -> Schema:

@@ -47,6 +47,11 @@ def load_folder(folder: Path) -> LoadedTokenizer:
     backend = _without_paths_to(controls, backend)
     backend.encode_special_tokens = True
     added = backend.get_added_tokens_decoder()
+    if not set(controls) <= added.keys():
+        raise TokenizerError(
+            f"The vocabulary of {folder} gives control tokens the ids of other tokens: "
+            f"{sorted(set(controls) - added.keys())[:5]}. Fetch the tokenizer again."
+        )
     return LoadedTokenizer(
         backend=backend,
         later=_later(backend),
@@ -83,7 +88,10 @@ def _from_json(text: str, origin: str) -> Backend:
         )
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception for every defect
+    except BaseException as error:
+        # The library raises plain Exception for most defects, and its panics are not even that.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise TokenizerError(
             f"{origin} is not a usable tokenizer: {error}. "
             "Fetch the file again from where the model was published."
