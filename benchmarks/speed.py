@@ -87,9 +87,8 @@ def _report(options: argparse.Namespace, difference: float, results: dict, limit
     for work, rates in results.items():
         ratio = rates["minicpm"].median / rates["transformers"].median
         share = rates["minicpm"].median / limits[work]
-        print(
-            f"{work}: {ratio:.2f} x transformers, {share:.0%} of the measured limit of {limits[work]:.1f} tok/s"
-        )
+        limit = f"{share:.0%} of the measured limit of {limits[work]:.1f} tok/s"
+        print(f"{work}: {ratio:.2f} x transformers, {limit}")
         for name, rate in rates.items():
             print(
                 f"  {name:13s} {rate.median:8.1f} tok/s  ({min(rate.values):.1f} to {max(rate.values):.1f})"
