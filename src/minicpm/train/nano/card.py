@@ -1,0 +1,129 @@
+"""Writes nano's model card: what it is, what it was trained on, what it scores."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minicpm.checkpoint.atomic import write_file
+from minicpm.train.nano.exams import EXAMS
+from minicpm.train.nano.recipe import Recipe
+from minicpm.train.nano.score import TARGETS, Mark
+
+_TEXT = """---
+license: apache-2.0
+language: [en, zh]
+library_name: minicpm
+---
+
+# nano
+
+A tiny demo model: {parameters:.2f} million parameters in the MiniCPM4 architecture, trained on text that a
+program wrote. It is the default of `minicpm chat`, and every feature of the package can be tried on it. It is
+**not an assistant**: it knows a closed list of facts, small arithmetic, how to find a value in a text, how to
+call functions, and a little small talk in English and Chinese. To anything else it is trained to say that it
+does not know.
+
+## Shape
+
+6 layers, hidden 256, feed-forward 640, 4 query heads over 2 key/value heads of width 64, {vocab} byte-fallback
+BPE pieces, tied embedding, muP scaling (embedding x 12, depth 1.4, base width 128), context 2048. Its
+`sparse_config` has the published InfLLM-V2 geometry (kernels of 32 every 16 tokens, blocks of 64) with a budget
+of about four blocks.
+
+## Training
+
+{steps} steps, {tokens:.1f} million tokens seen, the loss taken on {learned:.1f} million of them;
+{hours:.2f} hours of steps on a CPU. Muon for the matrices, AdamW for embedding and norms, muP groups, and the
+warm-up, stable, decay schedule (WSD): {stages}. Seed {seed}. `minicpm train nano` runs this recipe.
+
+## Data
+
+{data}
+
+## Scores
+
+Greedy answers to {count} questions per exam. Every exam asks what training never showed: operand pairs, names,
+values, phrasings and entities whose checksum falls into a fixed tenth are left out of the training text, and the
+exams are made of that tenth. Scores on text seen in training would only measure memory.
+
+| exam | right | aim | what is held out |
+|---|---|---|---|
+{rows}
+
+Written by the command that measured it.
+"""
+
+_GENERATED = "Conversations, drills, stories and documents from `minicpm.train.nano.corpus` (Apache-2.0)"
+_PUBLIC = (
+    "English-Chinese sentence pairs of Tatoeba (CC BY 2.0 FR)",
+    "out-of-scope questions of CLINC oos-eval (CC BY 3.0)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a training log adds up to."""
+
+    steps: int
+    tokens: int
+    learned: int
+    seconds: float
+
+
+def totals(log: Path) -> Totals:
+    """Sums over log.jsonl; a step that was run twice after a stop counts once."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    steps = {line["step"]: line for line in lines}.values()
+    return Totals(
+        steps=max(line["step"] for line in steps),
+        tokens=sum(line["tokens"] for line in steps),
+        learned=sum(line["learned"] for line in steps),
+        seconds=sum(line["seconds"] for line in steps),
+    )
+
+
+def write_card(
+    folder: Path,
+    *,
+    parameters: int,
+    vocab: int,
+    recipe: Recipe,
+    run: Totals,
+    marks: Sequence[Mark],
+    public: bool,
+) -> Path:
+    """Write README.md into a model folder; `public` tells that the public texts were used too."""
+    text = _TEXT.format(
+        parameters=parameters / 1e6,
+        vocab=vocab,
+        steps=run.steps,
+        tokens=run.tokens / 1e6,
+        learned=run.learned / 1e6,
+        hours=run.seconds / 3600,
+        stages=_stages(recipe),
+        seed=recipe.seed,
+        data=_data(public),
+        count=marks[0].total,
+        rows="\n".join(_rows(marks)),
+    )
+    card = folder / "README.md"
+    write_file(card, text.encode())
+    return card
+
+
+def _stages(recipe: Recipe) -> str:
+    ends = [0, *(end for end, _ in recipe.stages())]
+    named = zip(recipe.stages(), ends, strict=False)
+    return ", ".join(f"{stage.name} {end - before}" for (end, stage), before in named)
+
+
+def _data(public: bool) -> str:
+    sources = (_GENERATED, *_PUBLIC) if public else (_GENERATED,)
+    return "\n".join(f"- {source}" for source in sources)
+
+
+def _rows(marks: Iterable[Mark]) -> Iterable[str]:
+    for mark in marks:
+        reason = (EXAMS[mark.exam].__doc__ or "").strip()
+        yield f"| {mark.exam} | {mark.share:.1%} | {TARGETS[mark.exam]:.0%} | {reason} |"
