@@ -12,6 +12,7 @@ from minicpm.errors import MiniCPMError
 
 _LITTLE_MEMORY = 2 << 30
 _LITTLE_DISK = 5 << 30
+_OTHER_HOME = "Set MINICPM_HOME to a folder that can be written."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,13 @@ def check_all() -> Iterator[Finding]:
 
 def _terminal() -> Finding:
     encoding = sys.stdout.encoding or "unknown"
-    size = os.get_terminal_size() if sys.stdout.isatty() else None
-    shape = "not a terminal" if size is None else f"{size.columns} x {size.lines}, {os.environ.get('TERM', 'no TERM')}"
-    if encoding.lower().replace("-", "") != "utf8":
-        return Finding(
-            "terminal",
-            f"{encoding}, {shape}",
-            "Chinese and emoji cannot be shown. Set LANG=C.UTF-8, or PYTHONUTF8=1.",
-        )
-    return Finding("terminal", f"{encoding}, {shape}")
+    shape = "not a terminal"
+    if sys.stdout.isatty():
+        size = os.get_terminal_size()
+        shape = f"{size.columns} x {size.lines}, {os.environ.get('TERM', 'no TERM')}"
+    narrow = encoding.lower().replace("-", "") != "utf8"
+    advice = "Chinese and emoji cannot be shown. Set LANG=C.UTF-8, or PYTHONUTF8=1." if narrow else None
+    return Finding("terminal", f"{encoding}, {shape}", advice)
 
 
 def _memory() -> Finding:
@@ -79,15 +78,15 @@ def _cache() -> Iterator[Finding]:
         home = cache_home()
         held = sum(model.bytes for model in list_models())
     except (MiniCPMError, OSError) as error:
-        yield Finding("cache", str(error), "Set MINICPM_HOME to a folder that can be written.")
+        yield Finding("cache", str(error), _OTHER_HOME)
         return
     free = free_bytes(home)
     found = f"{home} holds {size(held)}; {size(free)} free on its disk"
     if not _can_write(home):
-        yield Finding("cache", f"{found}; it cannot be written", "Set MINICPM_HOME to a folder that can be written.")
+        yield Finding("cache", f"{found}; it cannot be written", _OTHER_HOME)
     else:
-        few = free < _LITTLE_DISK
-        yield Finding("cache", found, "Free some room; `minicpm list` and `minicpm rm` help." if few else None)
+        advice = "Free some room; `minicpm list` and `minicpm rm` help."
+        yield Finding("cache", found, advice if free < _LITTLE_DISK else None)
 
 
 def _can_write(folder: Path) -> bool:
@@ -111,9 +110,8 @@ def _hub() -> Finding:
         return Finding("hub", str(error), "Unset HF_ENDPOINT, or correct it.")
     token = "with a token" if os.environ.get("HF_TOKEN") else "without a token"
     if is_switched_off():
-        return Finding(
-            "hub", f"{endpoint}, {token}; HF_HUB_OFFLINE switches it off", "Unset HF_HUB_OFFLINE to pull models."
-        )
+        found = f"{endpoint}, {token}; HF_HUB_OFFLINE switches it off"
+        return Finding("hub", found, "Unset HF_HUB_OFFLINE to pull models.")
     return Finding("hub", f"{endpoint}, {token}")
 
 
@@ -131,7 +129,7 @@ def _models() -> Iterator[Finding]:
         if model.complete:
             yield _model(model.name, model.path)
         else:
-            yield Finding(model.name, "only a part of it was fetched", f"`minicpm pull {model.name}` continues.")
+            yield Finding(model.name, "a part of it was fetched", f"`minicpm pull {model.name}` continues.")
 
 
 def _model(name: str, folder: Path) -> Finding:
@@ -144,14 +142,16 @@ def _model(name: str, folder: Path) -> Finding:
         config = parse(checkpoint.raw_config)
     except (MiniCPMError, OSError) as error:
         return Finding(name, str(error), f"Fetch it again: `minicpm rm {name}`, then `minicpm pull {name}`.")
-    return Finding(name, f"{config.family}, {size(checkpoint.total_bytes)} in {len(checkpoint.tensors)} tensors")
+    weights = f"{size(checkpoint.total_bytes)} in {len(checkpoint.tensors)} tensors"
+    return Finding(name, f"{config.family}, {weights}")
 
 
 def _torch() -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Finding("torch", f"does not load: {error}", "Install it again: pip install --force-reinstall torch.")
+        advice = "Install it again: pip install --force-reinstall torch."
+        yield Finding("torch", f"does not load: {error}", advice)
         return
     cores = os.cpu_count() or 1
     threads = torch.get_num_threads()

@@ -26,7 +26,7 @@ _CONTEXTS = (4096, 32768, 131072)
 
 
 def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = None) -> Document:
-    """All that follows from a config.json alone; memory at `contexts`, or at usual ones that the model reaches."""
+    """All that follows from a config.json alone; memory at `contexts`, or at usual ones within reach."""
     from minicpm.models.registry import family, parse
 
     config = parse(raw)
@@ -95,7 +95,8 @@ def rope_text(rope: Rope) -> str:
         case LinearRope():
             return f"theta {rope.theta:,.0f}, linear, factor {rope.factor:g}"
         case DynamicNTKRope():
-            return f"theta {rope.theta:,.0f}, dynamic NTK, factor {rope.factor:g} beyond {rope.original:,} tokens"
+            scaling = f"dynamic NTK, factor {rope.factor:g} beyond {rope.original:,} tokens"
+            return f"theta {rope.theta:,.0f}, {scaling}"
         case LongRope():
             return f"theta {rope.theta:,.0f}, longrope over {rope.original:,} tokens"
 

@@ -1,32 +1,54 @@
 """Turns what went wrong into a sentence on standard error and an exit code."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
-from minicpm.cli.main import BROKEN_PIPE, INTERRUPTED
+from minicpm.cli.main import BROKEN_PIPE, INTERRUPTED, REFUSED
 from minicpm.errors import MiniCPMError
-
-REFUSED = 2
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C at a known place; the text says what was stopped and what is kept."""
 
 
-@contextmanager
-def stage(stopped: str) -> Iterator[None]:
-    """What to say when Ctrl-C comes in this block."""
-    try:
-        yield
-    except Interrupted:
-        raise
-    except KeyboardInterrupt as stop:
-        raise Interrupted(stopped) from stop
+class stage:
+    """What to say when Ctrl-C comes in this block; use it in the main thread.
+
+    A library that swallows the KeyboardInterrupt, as some do while they are imported, only delays it: to the
+    next `check()`, or to the end of the block.
+    """
+
+    def __init__(self, stopped: str) -> None:
+        self._stopped = stopped
+        self._came = False
+
+    def check(self) -> None:
+        """Raises Interrupted after a swallowed Ctrl-C."""
+        if self._came:
+            raise Interrupted(self._stopped)
+
+    def __enter__(self) -> "stage":
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        if isinstance(error, Interrupted):
+            return
+        if self._came or isinstance(error, KeyboardInterrupt):
+            raise Interrupted(self._stopped) from error
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -76,5 +98,4 @@ def _system_says(error: OSError) -> str:
 
 
 def _write(text: str) -> None:
-    if sys.stderr is not None:
-        print(text, file=sys.stderr)
+    print(text, file=sys.stderr)

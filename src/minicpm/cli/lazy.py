@@ -25,7 +25,7 @@ class _Light:
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for param in params:
             param.show_envvar = False
-            if param.name in _ADDED_FLAGS:
+            if param.name in _ADDED_FLAGS and param.is_flag:
                 # Their default None would be converted to a bool by pydantic, whose import takes 0.1 s.
                 param.default = False
         return params
@@ -108,10 +108,9 @@ def _write_sections(params: Iterable[Any], ctx: Any, formatter: Any) -> None:
 
 
 def _with_headings(text: str) -> str:
-    lines = (_heading(line) if line[:1].isalpha() and line.endswith(":") else line for line in text.split("\n"))
-    return "\n".join(lines)
+    return "\n".join(map(_heading, text.split("\n")))
 
 
 def _heading(line: str) -> str:
     # typer.echo takes the escape codes away again where the output is no terminal.
-    return typer.style(line, bold=True)
+    return typer.style(line, bold=True) if line[:1].isalpha() and line.endswith(":") else line

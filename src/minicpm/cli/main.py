@@ -4,6 +4,7 @@ import os
 import sys
 from typing import NoReturn
 
+REFUSED = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -15,23 +16,39 @@ def main() -> NoReturn:
     1 a mistake of the program.
     """
     try:
+        _open_streams()
         from minicpm.cli.app import run
         from minicpm.cli.failures import explain_mistake
 
         sys.excepthook = explain_mistake
-        _exit(run())
+        code = run()
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
-        _exit(INTERRUPTED)
-
-
-def _exit(code: int) -> NoReturn:
-    """Leaves after the output was delivered, or quietly when nobody reads it any more."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still in the buffer would be reported as an error when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = code or BROKEN_PIPE
+        code = INTERRUPTED
+    code = _delivered(code)
+    if code == INTERRUPTED:
+        # Everything is unwound; a second Ctrl-C must not meet the interpreter while it tears itself down.
+        os._exit(code)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Gives a program that was started without output streams ones that lead nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+
+
+def _delivered(code: int) -> int:
+    """Delivers what is buffered; the exit code then, which is another one where that fails."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        # What is still in the buffer would be reported once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return code or BROKEN_PIPE
+        print(f"Error: The output cannot be written: {error.strerror}.", file=sys.stderr)
+        return code or REFUSED
+    return code

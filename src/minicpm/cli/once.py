@@ -24,20 +24,21 @@ class Printed:
 def print_answer(events: Iterator[Event], *, verbose: bool = False, silent: bool = False) -> Printed:
     """Prints an answer as it comes, `silent` for one that is printed otherwise, and returns it.
 
-    With `verbose` thinking and speed go to standard error. A call that the model made is printed as it wrote it.
+    With `verbose` thinking and speed go to standard error. A call of the model is printed as it wrote it.
     """
     printed = Printed(notes=tuple(getattr(events, "notes", ())))
     out = _Out(silent=silent)
     try:
-        with stage("Stopped."):
+        with stage("Stopped.") as running:
             for event in events:
+                running.check()
                 _take(event, printed, out, verbose)
     finally:
         out.end()
     if verbose:
         say(speed_line(printed.end))
     if not printed.text.strip() and not printed.calls and printed.end.reason == "length":
-        say("The answer is empty: thinking took all the tokens there were. Raise --max-tokens, or --thinking off.")
+        say("The answer is empty: thinking took all the tokens. Raise --max-tokens, or say --thinking off.")
     return printed
 
 

@@ -17,7 +17,7 @@ class LoadOptions:
     """How a model is loaded; the fields go to `minicpm.load` by name."""
 
     context: int | None = None
-    """Most tokens a conversation may hold; says what memory that takes before loading. Default: the model's."""
+    """Most tokens a conversation may hold, if not the model's own; says the memory before loading."""
     dtype: str = "auto"
     """Number format of the weights: auto (as the checkpoint says), bfloat16, float16 or float32."""
     device: str = "cpu"
@@ -35,7 +35,7 @@ LOADING = tuple(field.name for field in fields(LoadOptions))
 
 def open_model(name: str, options: LoadOptions) -> "Model":
     """The loaded model; every MiniCPMError that loading has, the cheap ones before anything is downloaded."""
-    with stage(f"Stopped before {name} was loaded. A pull that had begun continues next time."):
+    with stage(f"Stopped before {name} was loaded."):
         _check(options)
         folder = _find(name, options)
         with spinner(f"Loading {name}"):
@@ -65,7 +65,8 @@ def _check(options: LoadOptions) -> None:
 def _find(name: str, options: LoadOptions) -> Path:
     from minicpm.checkpoint import resolve
 
-    with bytes_bar(f"Pulling {name}") as progress:
+    kept = f"Stopped before {name} was here. What was fetched is kept, and the next try continues from there."
+    with stage(kept), bytes_bar(f"Pulling {name}") as progress:
         return resolve(name, revision=options.revision, offline=options.offline, progress=progress)
 
 

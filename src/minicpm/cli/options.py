@@ -45,9 +45,7 @@ def from_fields(
 
 def with_debug(function: Callable[..., None]) -> Callable[..., None]:
     """Adds --debug to a verb, so that it may follow the verb as well."""
-    flag = option(
-        "--debug", help="Show tracebacks of errors.", callback=note_debug, is_eager=True
-    )
+    flag = option("--debug", help="Show tracebacks of errors.", callback=note_debug, is_eager=True)
     debug = inspect.Parameter(
         "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, flag]
     )
@@ -90,9 +88,7 @@ def plain_type(hint: Any) -> Any:
     return hint
 
 
-def _parameter(
-    field: Field[Any], hint: Any, doc: str, panel: str, given_only: bool
-) -> inspect.Parameter:
+def _parameter(field: Field[Any], hint: Any, doc: str, panel: str, given_only: bool) -> inspect.Parameter:
     kind = plain_type(hint)
     default = None if given_only else field.default
     assert default is not MISSING, f"the field {field.name} has no default"

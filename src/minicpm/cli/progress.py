@@ -19,7 +19,7 @@ class Report(Protocol):
 
 @contextmanager
 def bytes_bar(title: str, *, always: bool = False) -> Iterator[Report]:
-    """A bar with rate and remaining time on a terminal; elsewhere a line now and then with `always`, else nothing."""
+    """A bar with rate and remaining time on a terminal; elsewhere, with `always`, a line now and then."""
     if _is_terminal():
         with _bar(title) as report:
             yield report

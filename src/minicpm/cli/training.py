@@ -34,7 +34,8 @@ def train_with_progress(out: Path, recipe: "Recipe", corpus: Path | None) -> Pat
 
     interrupts = Interrupts()
     try:
-        with stage(f"Stopped before the first step; the same command begins in {out} again."), _live(recipe) as show:
+        unbegun = f"Stopped before the first step; the same command begins in {out} again."
+        with stage(unbegun), _live(recipe) as show:
             listener = _Listener(out, show, interrupts)
             model = train_nano(out, recipe=recipe, corpus=corpus, listen=listener)
     finally:
@@ -70,7 +71,9 @@ def _kept(out: Path, step: int) -> str:
 
     state = latest_state(out)
     if state is None:
-        return f"Stopped after step {step}; no state was saved yet, so the same command begins again in {out}."
+        return (
+            f"Stopped after step {step}; no state was saved yet, so the same command begins in {out} again."
+        )
     return f"Stopped after step {step}. {state} is kept, and the same command continues from there."
 
 
@@ -88,7 +91,7 @@ def _bar(steps: int) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     # The remaining time follows the last minutes, since stages differ in speed.
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as progress:
         task = progress.add_task("making tokenizer and first texts", total=steps)
@@ -110,7 +113,8 @@ class _Lines:
         if now - self._last < _LINE_EVERY_S and step < self._steps:
             return
         self._last = now
-        print(f"step {step} of {self._steps}, {text}{self._remaining(now, step)}", file=sys.stderr, flush=True)
+        line = f"step {step} of {self._steps}, {text}{self._remaining(now, step)}"
+        print(line, file=sys.stderr, flush=True)
 
     def _remaining(self, now: float, step: int) -> str:
         assert self._began is not None, "called after the first step"

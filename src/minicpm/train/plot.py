@@ -78,7 +78,7 @@ def _draw(points: Sequence[Point], title: str) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra(
-            "The plot needs matplotlib, which is not installed. Install it with `pip install 'minicpm[plot]'`."
+            "The plot needs matplotlib, which is not installed. `pip install 'minicpm[plot]'` installs it."
         ) from error
     figure = Figure(figsize=(9, 5), layout="constrained")
     losses = figure.add_subplot()

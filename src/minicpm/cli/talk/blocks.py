@@ -6,8 +6,8 @@ _LIST_MARKS = frozenset("-*+0123456789")
 class Blocks:
     """Text goes in piece by piece; `finished()` gives blocks that are final, `rest` is what may still change.
 
-    A block ends at a blank line outside a code fence when the next line is known to begin something new: it is
-    not indented, and does not continue a list.
+    A block ends at a blank line outside a code fence when the next line is known to begin something new: it
+    is not indented, and does not continue a list.
     """
 
     def __init__(self) -> None:

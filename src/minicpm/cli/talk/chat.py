@@ -1,11 +1,12 @@
 """The chat itself: lines in, answers and the effects of commands out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from minicpm.cli.talk.conversation import Conversation
+from minicpm.cli.talk.echo import echo_off
 from minicpm.cli.talk.interrupts import Interrupts
 from minicpm.cli.talk.reading import Reading
 from minicpm.cli.talk.screen import AnswerView, Screen
@@ -66,8 +67,8 @@ class Chat:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="answer")
 
     def close(self) -> None:
-        """Waits until the model has stopped; call it when the chat is over."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Lets the thread of the answers go; call it when the chat is over."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, question: str) -> None:
         """Asks, shows the answer while it comes, and keeps both; what is refused is not kept."""
@@ -82,17 +83,23 @@ class Chat:
         self._keep(collected, stopped)
         for note in notes:
             self.screen.note(note)
-        if collected.end is not None:
-            self.last = collected.end
-            self.screen.note(speed_line(collected.end))
+        self._sum_up(collected.end, stopped)
+
+    def _sum_up(self, end: End | None, stopped: bool) -> None:
+        if end is not None:
+            self.last = end
+            self.screen.note(speed_line(end))
+        elif stopped:
+            self.screen.note("Stopped.")
+        self.screen.say("")
 
     def _read(self, collected: _Collected) -> tuple[tuple[str, ...], bool]:
         """The notes of the answer, and whether Ctrl-C stopped it."""
         messages = list(self.conversation.messages)
         options = self.settings.chat_options()
-        with self.screen.answer() as view, Interrupts() as interrupts:
+        with echo_off(), self.screen.answer() as view, Interrupts() as interrupts:
             reading = Reading(self._pool, lambda: self._model.chat(messages, **options))
-            for event in _until(reading, interrupts):
+            for event in _stopping(reading, interrupts):
                 if event is None:
                     view.waiting()
                 else:
@@ -108,11 +115,14 @@ class Chat:
         self.screen.note("Stopped before the answer began; the question is not kept.")
 
 
-def _until(reading: Reading, interrupts: Interrupts) -> Iterable[Event | None]:
+def _stopping(reading: Reading, interrupts: Interrupts) -> Iterator[Event | None]:
     """Events of an answer; the first Ctrl-C stops the model, and what it has written still comes."""
-    asked = False
-    for event in reading:
-        if interrupts.came and not asked:
-            asked = True
-            reading.stop()
-        yield event
+    stopped = False
+    try:
+        for event in reading:
+            if interrupts.came and not stopped:
+                stopped = True
+                reading.stop()
+            yield event
+    finally:
+        reading.stop()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from minicpm.cli.lazy import nearest
 from minicpm.cli.talk.chat import Chat
-from minicpm.cli.units import lines
 from minicpm.errors import BadInput, MiniCPMError
 
 
@@ -84,8 +83,8 @@ def _tokens(chat: Chat, text: str) -> None:
     total = usage.prompt_tokens + usage.completion_tokens
     room = "" if chat.context is None else f" of {chat.context:,}"
     chat.screen.note(
-        f"{total:,}{room} tokens: {usage.prompt_tokens:,} in the last prompt, {usage.cached_tokens:,} of them from "
-        f"the cache, and {usage.completion_tokens:,} in its answer."
+        f"{total:,}{room} tokens: {usage.prompt_tokens:,} in the last prompt ({usage.cached_tokens:,} of them "
+        f"cached), {usage.completion_tokens:,} in its answer."
     )
 
 
@@ -98,17 +97,14 @@ def _set(chat: Chat, text: str) -> None:
     rows = [row for row in chat.settings.described() if not key or row[0] == key.replace("-", "_")]
     if not rows:
         chat.settings.set(key, "")
-    for line in lines([(f"{name} = {value}", what) for name, value, what in rows]):
-        chat.screen.note(line)
+    chat.screen.table((f"{name} = {value}", what) for name, value, what in rows)
 
 
 def _help(chat: Chat, text: str) -> None:
-    rows = [(f"/{name} {command.argument}".rstrip(), command.help) for name, command in COMMANDS.items()]
-    for line in lines(rows):
-        chat.screen.say(line)
+    chat.screen.table((f"/{name} {c.argument}".rstrip(), c.help) for name, c in COMMANDS.items())
     chat.screen.say("")
     chat.screen.say("Enter sends. Alt+Enter, or a backslash at the end of a line, begins a new line.")
-    chat.screen.say("Ctrl-C stops an answer and keeps what was written; at an empty prompt, twice, it leaves.")
+    chat.screen.say("Ctrl-C stops an answer and keeps what was written; twice at an empty prompt, it leaves.")
     chat.screen.say("A blank before the slash sends a line that is no command.")
 
 
@@ -144,9 +140,10 @@ def run_command(chat: Chat, line: str) -> None:
     command = COMMANDS.get(_ALIASES.get(name, name))
     try:
         if command is None:
+            near = nearest(f"/{name}", [f"/{known}" for known in COMMANDS])
             raise BadInput(
-                f"There is no command /{name}.{nearest(name, COMMANDS)} /help lists them; put a blank before the "
-                "slash to send the line to the model."
+                f"There is no command /{name}.{near} /help lists them; put a blank before the slash to send "
+                "the line to the model."
             )
         command.run(chat, argument.strip())
     except MiniCPMError as error:

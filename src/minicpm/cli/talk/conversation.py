@@ -58,9 +58,9 @@ class Conversation:
         self.messages = [message for message in self.messages[:1] if message["role"] == "system"]
 
     def save(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Writes the conversation and the settings as JSON; refuses to replace a file that is something else."""
+        """Writes conversation and settings as JSON; BadInput rather than replacing a file of another kind."""
         if path.exists() and not _is_ours(path):
-            raise BadInput(f"{path} exists and is not a saved chat, so it is not replaced. Name another file.")
+            raise BadInput(f"{path} exists and is no saved chat, so it is not replaced. Name another file.")
         document = {"kind": _KIND, **settings, "messages": self.messages}
         try:
             write_file(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
@@ -68,7 +68,7 @@ class Conversation:
             raise BadInput(f"{path} cannot be written: {error.strerror}. Name another file.") from error
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Replaces the conversation by a saved one, or by a JSON list of messages; returns the saved settings.
+        """Replaces the conversation by a saved one, or by a JSON list of messages; gives the saved settings.
 
         Raises BadInput or MessageError, and then changes nothing.
         """
@@ -76,7 +76,7 @@ class Conversation:
         document = {"messages": document} if isinstance(document, list) else document
         if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
             raise BadInput(
-                f"{path} holds neither a saved chat nor a JSON list of messages. Name a file that /save wrote."
+                f"{path} holds no saved chat and no JSON list of messages. Name a file that /save wrote."
             )
         normalise_messages(document["messages"])
         self.messages = list(document["messages"])

@@ -5,7 +5,7 @@ from types import FrameType, TracebackType
 
 
 class Interrupts:
-    """From `start` to `end` the first Ctrl-C only sets `came`; the second one is a KeyboardInterrupt as ever."""
+    """From `start` to `end` the first Ctrl-C only sets `came`; the second is a KeyboardInterrupt as ever."""
 
     def __init__(self) -> None:
         self.came = False

@@ -20,7 +20,7 @@ _STYLE = Style.from_dict({"prompt": "bold ansicyan", "more": "ansibrightblack"})
 
 
 class Keyboard:
-    """Messages as a person types them; `history` is the file of earlier ones, None keeps them for this run only."""
+    """Messages as a person types them; `history` is the file of earlier ones, None keeps them in memory."""
 
     def __init__(self, history: Path | None, **session: Any) -> None:
         """`session` takes prompt_toolkit's options, such as input and output."""
@@ -33,7 +33,6 @@ class Keyboard:
             multiline=True,
             prompt_continuation=lambda width, line, soft: [("class:more", "… ".rjust(width))],
             style=_STYLE,
-            enable_open_in_editor=True,
             **session,
         )
 

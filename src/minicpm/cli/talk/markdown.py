@@ -1,21 +1,54 @@
-"""Markdown as a chat shows it: nothing is dropped, line breaks stay, and a long block shows its end."""
+"""Markdown as a chat shows it: nothing is dropped, line breaks stay, and a long block can show its end."""
 
 from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import Heading, Markdown
+from rich.markdown import CodeBlock, Heading, Markdown
 from rich.segment import Segment
+from rich.syntax import Syntax
+
+
+class Block:
+    """One block of Markdown without blank lines around it; with `tail` its end, as far as the screen goes."""
+
+    def __init__(self, text: str, *, tail: bool = False) -> None:
+        self._markdown = _ChatMarkdown(text)
+        self._tail = tail
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = _trimmed(console.render_lines(self._markdown, options, pad=False))
+        room = max(console.size.height - 2, 1)
+        for line in lines[-room:] if self._tail else lines:
+            yield from line
+            yield Segment.line()
 
 
 class _LeftHeading(Heading):
-    """A heading that is not centred."""
+    """A heading that is not centred, in every version of rich."""
 
-    LEVEL_ALIGN = dict.fromkeys(Heading.LEVEL_ALIGN, "left") if hasattr(Heading, "LEVEL_ALIGN") else {}
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.text.justify = "left"
+        yield self.text
 
 
-class ChatMarkdown(Markdown):
-    """Markdown in which HTML is shown as text, since a tag may be what was asked for, and line breaks are kept."""
+class _Code(CodeBlock):
+    """Code in the terminal's own colours, indented, so that copying it brings nothing else along."""
 
-    elements = Markdown.elements | {"heading_open": _LeftHeading}
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        code = str(self.text).rstrip()
+        yield Syntax(
+            code,
+            self.lexer_name,
+            theme="ansi_dark",
+            background_color="default",
+            word_wrap=True,
+            padding=(0, 2),
+        )
+
+
+class _ChatMarkdown(Markdown):
+    """Markdown that keeps line breaks, and shows HTML as text, since a tag may be what was asked for."""
+
+    elements = Markdown.elements | {"heading_open": _LeftHeading, "fence": _Code, "code_block": _Code}
 
     def __init__(self, text: str) -> None:
         super().__init__("", code_theme="ansi_dark", hyperlinks=False)
@@ -28,15 +61,6 @@ class ChatMarkdown(Markdown):
                     child.type = "hardbreak"
 
 
-class Tail:
-    """The last lines of a block, as many as the screen has room for."""
-
-    def __init__(self, text: str) -> None:
-        self._markdown = ChatMarkdown(text)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = console.render_lines(self._markdown, options, pad=False)
-        room = max(console.size.height - 2, 1)
-        for line in lines[-room:]:
-            yield from line
-            yield Segment.line()
+def _trimmed(lines: list[list[Segment]]) -> list[list[Segment]]:
+    filled = [i for i, line in enumerate(lines) if any(segment.text.strip() for segment in line)]
+    return lines[filled[0] : filled[-1] + 1] if filled else []

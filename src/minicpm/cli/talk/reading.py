@@ -1,4 +1,4 @@
-"""Reads an answer on a thread of its own, so that Ctrl-C stops the model between two steps, never inside one."""
+"""Reads an answer on a thread of its own, so that Ctrl-C stops the model between two steps, never in one."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

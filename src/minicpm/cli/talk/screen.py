@@ -1,6 +1,7 @@
 """Shows a conversation on a terminal: thinking dimmed, answers as Markdown while they grow, notes below."""
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,7 +10,6 @@ from minicpm.cli.talk.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.live import Live
     from rich.status import Status
 
 
@@ -34,15 +34,27 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line of the program."""
-        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False)
 
     def note(self, text: str) -> None:
         """A dimmed line of the program."""
-        self._console.print(printable(text), style="dim", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), style="dim", markup=False, highlight=False)
 
     def refuse(self, text: str) -> None:
         """Something cannot be done; the chat goes on."""
-        self._console.print(printable(text), style="red", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), style="red", markup=False, highlight=False)
+
+    def table(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Names and what they are, in two columns."""
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(style="dim")
+        for name, text in rows:
+            grid.add_row(Text(printable(name)), Text(printable(text)))
+        self._console.print(grid)
 
     def answer(self) -> "AnswerView":
         """A view for one answer; leave its `with` block when the answer is over."""
@@ -158,7 +170,7 @@ class _Growing:
         self._blocks = Blocks()
         self._first = True
         self._next_draw = 0.0
-        self._live: Live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = Live(console=console, auto_refresh=False, transient=True)
         self._live.start()
 
     def text(self, piece: str) -> None:
@@ -166,9 +178,9 @@ class _Growing:
         self._scroll(self._blocks.finished())
         began = time.monotonic()
         if began >= self._next_draw:
-            from minicpm.cli.talk.markdown import Tail
+            from minicpm.cli.talk.markdown import Block
 
-            self._live.update(Tail(self._blocks.rest), refresh=True)
+            self._live.update(Block(self._blocks.rest, tail=True), refresh=True)
             spent = time.monotonic() - began
             self._next_draw = began + max(self._LEAST_S, self._DRAWING_SHARE * spent)
 
@@ -178,12 +190,12 @@ class _Growing:
         self._scroll(self._blocks.finish())
 
     def _scroll(self, blocks: list[str]) -> None:
-        from minicpm.cli.talk.markdown import ChatMarkdown
+        from minicpm.cli.talk.markdown import Block
 
         for block in blocks:
             if self._live.is_started:
                 self._live.update("")
             if not self._first:
                 self._console.print()
-            self._console.print(ChatMarkdown(block))
+            self._console.print(Block(block))
             self._first = False

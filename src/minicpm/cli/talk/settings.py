@@ -1,7 +1,7 @@
 """How answers are made: thinking, sampling, truncation; changed while talking."""
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Any, get_args, get_type_hints
 
 from minicpm.cli.lazy import nearest
@@ -29,10 +29,10 @@ SAMPLING = (
 SAMPLING_PANEL = "Sampling (where nothing is given, as the model's own settings say)"
 DEFAULT = "default"
 _THINKING: tuple[Thinking, ...] = get_args(Thinking)
-_YES_NO = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
+_YES_NO = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
 
-class ThinkingChoice(str, Enum):
+class ThinkingChoice(StrEnum):
     """`Thinking` as a command line takes it."""
 
     on = "on"
@@ -44,7 +44,11 @@ class Settings:
     """Sampling holds only what was chosen; the rest is the model's own default."""
 
     def __init__(
-        self, *, thinking: Thinking = "auto", truncate: bool = False, sampling: Mapping[str, Any] | None = None
+        self,
+        *,
+        thinking: Thinking = "auto",
+        truncate: bool = False,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.thinking = thinking
         self.truncate = truncate
@@ -57,14 +61,15 @@ class Settings:
         return {"thinking": self.thinking, **truncate, **self.sampling}
 
     def set(self, key: str, text: str) -> None:
-        """Sets one value from text, or back to the model's own by "default"; BadInput or BadParameter if wrong."""
+        """Sets one value from text, "default" for the model's own; BadInput or BadParameter if wrong."""
         key = key.replace("-", "_")
         if key == "thinking":
             self.thinking = _one_of(text, _THINKING)
         elif key == "truncate":
             self.truncate = _yes_no(key, text)
         elif key not in SAMPLING:
-            raise BadInput(f"There is no setting {key!r}.{nearest(key, known())} Known ones: {', '.join(known())}.")
+            near = nearest(key, known())
+            raise BadInput(f"There is no setting {key!r}.{near} Known ones: {', '.join(known())}.")
         elif text == DEFAULT:
             self.sampling.pop(key, None)
         else:
@@ -77,8 +82,12 @@ class Settings:
         docs = field_docs(SamplingParams)
         rows = [(key, str(self.sampling.get(key, DEFAULT)), docs[key]) for key in SAMPLING]
         return [
-            ("thinking", self.thinking, "Whether the model thinks first: on, off or auto (as it does by itself)."),
-            ("truncate", "on" if self.truncate else "off", "Leaves out the oldest turns when the context is full."),
+            ("thinking", self.thinking, "Thinks before it answers: on, off or auto (as it does by itself)."),
+            (
+                "truncate",
+                "on" if self.truncate else "off",
+                "Lets the oldest turns go when the context is full.",
+            ),
             *rows,
         ]
 
@@ -127,4 +136,3 @@ def _one_of(text: str, allowed: tuple[Thinking, ...]) -> Thinking:
         if text == value:
             return value
     raise BadInput(f"thinking is one of {', '.join(allowed)}, not {text!r}.")
-

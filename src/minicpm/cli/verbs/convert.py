@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Turn a model folder with legacy .bin weights into one with safetensors; prints the new folder.
 
-    The old files are opened in a process of their own, as plain tensors only, because such files can run code.
+    The old files are opened in a process of its own, as plain tensors only, because they can run code.
     """
     from minicpm.checkpoint import convert_bin
     from minicpm.cli.progress import bytes_bar

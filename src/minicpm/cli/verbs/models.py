@@ -11,18 +11,21 @@ def command(*, json: Annotated[bool, option("--json", help="Print one JSON docum
     Any folder or hub repository whose config.json names one of the families loads as well.
     """
     from minicpm.cli.output import print_json, print_lines
-    from minicpm.cli.units import amount, columns
+    from minicpm.cli.units import columns
 
     rows = _rows()
     if json:
         print_json(rows)
         return
-    cells = [
-        (row["model"], amount(row["parameters"]), f"{row['context']:,}", row["family"], row["repositories"][0])
-        for row in rows
-    ]
-    print_lines(columns([("MODEL", "PARAMETERS", "CONTEXT", "FAMILY", "NAME TO PULL"), *cells]))
-    print_lines(["", "`minicpm chat NAME` pulls a model and talks with it; `minicpm models --json` lists all names."])
+    print_lines(columns([("MODEL", "PARAMETERS", "CONTEXT", "FAMILY", "NAME TO PULL"), *map(_cells, rows)]))
+    print_lines(["", "`minicpm chat NAME` pulls a model and talks with it; --json lists all names."])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from minicpm.cli.units import amount
+
+    name = row["repositories"][0]
+    return row["model"], amount(row["parameters"]), f"{row['context']:,}", row["family"], name
 
 
 def _rows() -> list[dict[str, Any]]:

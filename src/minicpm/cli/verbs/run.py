@@ -24,7 +24,7 @@ def command(
         ),
     ],
     *,
-    prompt: Annotated[str | None, option("--prompt", "-p", help="The prompt. Default: standard input.")] = None,
+    prompt: Annotated[str | None, option("--prompt", "-p", help="The prompt, if not standard input.")] = None,
     raw: Annotated[
         bool, option("--raw", help="Continue the text as it is, without a chat template.")
     ] = False,

@@ -1,12 +1,15 @@
 """Describes a model."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from minicpm.cli.complete import model_names
 from minicpm.cli.options import option
+
+if TYPE_CHECKING:
+    from minicpm.text.chat import Message
 
 _EXAMPLE = ("You are helpful.", "Hello!", "Hello. What can I do?", "Count to three.")
 
@@ -65,7 +68,9 @@ def _needed(folder: Path | None, name: str) -> Path:
     from minicpm.errors import NotACheckpoint
 
     if folder is None:
-        raise NotACheckpoint(f"{name} was not pulled, so its template is not here. Run `minicpm pull {name}`.")
+        raise NotACheckpoint(
+            f"{name} was not pulled, so its template is not here. `minicpm pull {name}` helps."
+        )
     return folder
 
 
@@ -95,7 +100,7 @@ def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
 
     rows = [
         ("folder", d.get("path", "")),
-        ("family", f"{d['family']} ({d['title']}), {', '.join(d['architecture'] or ['no architecture named'])}"),
+        ("family", f"{d['family']} ({d['title']}), {', '.join(d['architecture'] or ['not named'])}"),
         ("parameters", f"{d['parameters']:,}"),
         ("layers", f"{d['layers']} of width {d['hidden']:,}, feed-forward {d['intermediate']:,}"),
         ("heads", f"{d['heads']} query, {d['kv_heads']} key-value, of width {d['head_dim']}"),
@@ -106,9 +111,10 @@ def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "path" in d:
         rows += [
-            ("weights", f"{size(d['bytes'])} as {', '.join(d['stored_as'])}, {d['tensors']} tensors, {d['files']} files"),
+            ("weights", f"{size(d['bytes'])} as {', '.join(d['stored_as'])} in {d['tensors']} tensors"),
             ("tokenizer", f"{d['tokenizer_size']:,} tokens"),
-            ("template", f"{d['template_origin']}, sha256 {d['template_hash'][:16]}, tool calls: {d['tool_dialect']}"),
+            ("template", f"{d['template_origin']}, sha256 {d['template_hash'][:16]}"),
+            ("tool calls", d["tool_dialect"]),
             ("licence", d["licence"] or "not stated in the folder"),
         ]
     rows.append(("memory", "\n".join(map(_memory, d["memory"]))))
@@ -138,6 +144,8 @@ def _print_template(folder: Path) -> None:
     if own is not None and chat.template_origin == "checkpoint":
         print(printable(own.default))
     roles = ("system", "user", "assistant", "user")
-    messages = [{"role": role, "content": text} for role, text in zip(roles, _EXAMPLE, strict=True)]
+    messages: list[Message] = [
+        {"role": role, "content": text} for role, text in zip(roles, _EXAMPLE, strict=True)
+    ]
     print("# a conversation written with it")
     print(printable(chat.prompt_text(messages)))
