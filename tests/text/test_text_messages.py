@@ -221,6 +221,10 @@ def test_odd_schemas_do_not_raise(schema):
     assert isinstance(fold_schema(schema), dict)
 
 
+KEYWORDS = (
+    "type properties required enum items anyOf allOf oneOf const $ref $defs A default description".split()
+)
+KEYWORDS += "title pattern additionalProperties nullable a-b".split()
 _VALUES = st.recursive(
     st.sampled_from(
         [
@@ -243,23 +247,7 @@ _VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                [
-                    "type",
-                    "properties",
-                    "required",
-                    "enum",
-                    "items",
-                    "anyOf",
-                    "allOf",
-                    "oneOf",
-                    "const",
-                    "$ref",
-                    "$defs",
-                    "A",
-                ]
-                + ["default", "description", "title", "pattern", "additionalProperties", "nullable", "a b"]
-            ),
+            st.sampled_from(KEYWORDS),
             inner,
             max_size=4,
         )

@@ -222,7 +222,7 @@ def test_two_tokens_of_one_id_are_refused(small_folder):
     description = json.loads((folder / "tokenizer.json").read_text())
     description["model"]["vocab"]["<0x18>"] = 0
     (folder / "tokenizer.json").write_text(json.dumps(description))
-    with pytest.raises(TokenizerError, match="ids of other tokens"):
+    with pytest.raises(TokenizerError, match="two tokens each"):
         Tokenizer.from_folder(folder)
 
 
@@ -251,3 +251,15 @@ def test_any_text_survives_encoding_without_control_ids(parts, anything, small_f
     ids = cached.encode(text)
     assert not set(ids) & set(cached.special_ids.values())
     assert cached.decode(ids) == text
+
+
+@pytest.mark.parametrize(("post", "expected"), [(True, [1]), (False, [])])
+def test_where_the_configuration_is_silent_the_post_processing_decides_on_bos(post, expected, small_folder):
+    folder = small_folder()
+    (folder / "tokenizer_config.json").unlink()
+    if not post:
+        description = json.loads((folder / "tokenizer.json").read_text())
+        (folder / "tokenizer.json").write_text(json.dumps(description | {"post_processor": None}))
+    tokenizer = Tokenizer.from_folder(folder)
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (1, (2, 4))
+    assert tokenizer.encode_prompt([]) == expected

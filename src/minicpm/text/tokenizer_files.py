@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,11 +48,6 @@ def load_folder(folder: Path) -> LoadedTokenizer:
     backend = _without_paths_to(controls, backend)
     backend.encode_special_tokens = True
     added = backend.get_added_tokens_decoder()
-    if not set(controls) <= added.keys():
-        raise TokenizerError(
-            f"The vocabulary of {folder} gives control tokens the ids of other tokens: "
-            f"{sorted(set(controls) - added.keys())[:5]}. Fetch the tokenizer again."
-        )
     return LoadedTokenizer(
         backend=backend,
         later=_later(backend),
@@ -67,7 +63,9 @@ def _backend(folder: Path, settings: TokenSettings) -> Backend:
     fast = folder / "tokenizer.json"
     text = read_text(fast)
     if text is not None:
-        return _from_json(text, str(fast))
+        backend = _from_json(text, str(fast))
+        _check_ids(backend, fast)
+        return backend
     model = folder / "tokenizer.model"
     if not model.exists():
         raise TokenizerError(
@@ -96,6 +94,16 @@ def _from_json(text: str, origin: str) -> Backend:
             f"{origin} is not a usable tokenizer: {error}. "
             "Fetch the file again from where the model was published."
         ) from error
+
+
+def _check_ids(backend: Backend, path: Path) -> None:
+    ids = Counter(backend.get_vocab(with_added_tokens=False).values())
+    shared = sorted(number for number, count in ids.items() if count > 1)
+    if shared:
+        raise TokenizerError(
+            f"{path} gives {len(shared)} ids to two tokens each, such as {shared[:5]}, so text has no certain "
+            "ids. Fetch the file again from where the model was published."
+        )
 
 
 def _add(backend: Backend, settings: TokenSettings, folder: Path) -> None:
@@ -212,9 +220,12 @@ def _later(backend: Backend) -> Backend:
 
 
 def _adds_bos(backend: Backend, settings: TokenSettings) -> bool:
-    """The configuration decides; where it is silent, what the tokenizer's own post-processing does."""
+    """The configuration decides; where it is silent, the template of the tokenizer's post-processing."""
     if settings.add_bos is not None:
         return settings.add_bos
-    bos = None if settings.bos is None else backend.token_to_id(settings.bos)
-    first = backend.encode("a", add_special_tokens=True).ids[:1]
-    return bos is not None and first == [bos]
+    description = json.loads(backend.post_processor.__getstate__()) if backend.post_processor else {}
+    steps = description.get("processors", [description])
+    starts = [
+        step["single"][0] for step in steps if step.get("type") == "TemplateProcessing" and step["single"]
+    ]
+    return settings.bos in [start.get("SpecialToken", {}).get("id") for start in starts]
