@@ -26,10 +26,10 @@ does not know.
 
 ## Shape
 
-6 layers, hidden 256, feed-forward 640, 4 query heads over 2 key/value heads of width 64, {vocab} byte-fallback
-BPE pieces, tied embedding, muP scaling (embedding x 12, depth 1.4, base width 128), context 2048. Its
-`sparse_config` has the published InfLLM-V2 geometry (kernels of 32 every 16 tokens, blocks of 64) with a budget
-of about four blocks.
+6 layers, hidden 256, feed-forward 640, 4 query heads over 2 key/value heads of width 64, {vocab}
+byte-fallback BPE pieces, tied embedding, muP scaling (embedding x 12, depth 1.4, base width 128), context 2048. Its
+`sparse_config` has the published InfLLM-V2 geometry (kernels of 32 every 16 tokens, blocks of 64) with a
+budget of about four blocks.
 
 ## Training
 
@@ -43,9 +43,9 @@ warm-up, stable, decay schedule (WSD): {stages}. Seed {seed}. `minicpm train nan
 
 ## Scores
 
-Greedy answers to {count} questions per exam. Every exam asks what training never showed: operand pairs, names,
-values, phrasings and entities whose checksum falls into a fixed tenth are left out of the training text, and the
-exams are made of that tenth. Scores on text seen in training would only measure memory.
+Greedy answers to {count} questions per exam. Every exam asks what training never showed: operand pairs,
+names, values, phrasings and entities whose checksum falls into a fixed tenth are left out of the training
+text, and the exams are made of that tenth. Scores on text seen in training would only measure memory.
 
 | exam | right | aim | what is held out |
 |---|---|---|---|
