@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minicpm.errors import TokenizerError
-from minicpm.text.control import is_control
+from minicpm.text.backend import added_token, check_ids, from_json
+from minicpm.text.control_guard import promote_controls, without_paths_to
 from minicpm.text.json_files import read_text
 from minicpm.text.sentencepiece import read_sentencepiece
 from minicpm.text.sentencepiece_bpe import build_bpe
-from minicpm.text.token_settings import AddedSpelling, TokenSettings, read_settings
+from minicpm.text.token_settings import TokenSettings, read_settings
 
 if TYPE_CHECKING:
-    from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
 
@@ -44,8 +43,8 @@ def load_folder(folder: Path) -> LoadedTokenizer:
     backend = _backend(folder, settings)
     _add(backend, settings, folder)
     settings = _with_usual_names(settings, backend)
-    controls = _promote_controls(backend, settings)
-    backend = _without_paths_to(controls, backend)
+    controls = promote_controls(backend, settings)
+    backend = without_paths_to(controls, backend)
     backend.encode_special_tokens = True
     added = backend.get_added_tokens_decoder()
     return LoadedTokenizer(
@@ -63,8 +62,8 @@ def _backend(folder: Path, settings: TokenSettings) -> Backend:
     fast = folder / "tokenizer.json"
     text = read_text(fast)
     if text is not None:
-        backend = _from_json(text, str(fast))
-        _check_ids(backend, fast)
+        backend = from_json(text, str(fast))
+        check_ids(backend, fast)
         return backend
     model = folder / "tokenizer.model"
     if not model.exists():
@@ -76,42 +75,12 @@ def _backend(folder: Path, settings: TokenSettings) -> Backend:
     return build_bpe(pieces, legacy=settings.legacy)
 
 
-def _from_json(text: str, origin: str) -> Backend:
-    from tokenizers import Tokenizer
-
-    if text.startswith("version https://git-lfs"):
-        raise TokenizerError(
-            f"{origin} is a Git-LFS pointer: the file itself was never fetched. "
-            "Run `git lfs pull` in the folder."
-        )
-    try:
-        return Tokenizer.from_str(text)
-    except BaseException as error:
-        # The library raises plain Exception for most defects, and its panics are not even that.
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise TokenizerError(
-            f"{origin} is not a usable tokenizer: {error}. "
-            "Fetch the file again from where the model was published."
-        ) from error
-
-
-def _check_ids(backend: Backend, path: Path) -> None:
-    ids = Counter(backend.get_vocab(with_added_tokens=False).values())
-    shared = sorted(number for number, count in ids.items() if count > 1)
-    if shared:
-        raise TokenizerError(
-            f"{path} gives {len(shared)} ids to two tokens each, such as {shared[:5]}, so text has no certain "
-            "ids. Fetch the file again from where the model was published."
-        )
-
-
 def _add(backend: Backend, settings: TokenSettings, folder: Path) -> None:
     """Adds what tokenizer_config declares and the file lacks; each must get the id it was declared with."""
     known = backend.get_added_tokens_decoder()
     missing = [token for token in settings.added if token.id not in known]
     for token in missing:
-        backend.add_tokens([_added_token(token, special=token.special)])
+        backend.add_tokens([added_token(token, special=token.special)])
     wrong = [t for t in settings.added if backend.token_to_id(t.content) != t.id]
     if wrong:
         listed = ", ".join(
@@ -123,19 +92,6 @@ def _add(backend: Backend, settings: TokenSettings, folder: Path) -> None:
         )
 
 
-def _added_token(token: AddedSpelling | AddedToken, *, special: bool) -> AddedToken:
-    from tokenizers import AddedToken
-
-    return AddedToken(
-        token.content,
-        special=special,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        single_word=token.single_word,
-    )
-
-
 def _with_usual_names(settings: TokenSettings, backend: Backend) -> TokenSettings:
     """Where no file names BOS, end and unknown, the family's spellings do, if the tokenizer adds them."""
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -144,62 +100,6 @@ def _with_usual_names(settings: TokenSettings, backend: Backend) -> TokenSetting
         if getattr(settings, role) is None and spelling in added:
             settings = replace(settings, **{role: spelling})  # type: ignore[arg-type]
     return settings
-
-
-def _promote_controls(backend: Backend, settings: TokenSettings) -> list[int]:
-    """Flags every control token special, so that the backend can be told to leave them alone in text."""
-    named = settings.named | settings.special
-    for spelling in sorted(settings.named):
-        number = backend.token_to_id(spelling)
-        if number is not None and number not in backend.get_added_tokens_decoder():
-            _declare(backend, spelling)
-    added = backend.get_added_tokens_decoder()
-    controls = [n for n, t in added.items() if is_control(t.content, special=t.special, named=named)]
-    plain = [_added_token(added[n], special=True) for n in controls if not added[n].special]
-    if plain:
-        backend.add_special_tokens(plain)
-    return controls
-
-
-def _declare(backend: Backend, spelling: str) -> None:
-    from tokenizers import AddedToken
-
-    backend.add_special_tokens([AddedToken(spelling, special=True, normalized=False)])
-
-
-def _without_paths_to(controls: Iterable[int], backend: Backend) -> Backend:
-    """The same tokenizer without merges that would let typed text grow into a control token."""
-    added = backend.get_added_tokens_decoder()
-    if not _reached(backend, controls, added):
-        return backend
-    spellings = {added[number].content for number in controls}
-    description: dict[str, Any] = json.loads(backend.to_str())
-    merges = description["model"].get("merges", [])
-    description["model"]["merges"] = [merge for merge in merges if _joined(merge) not in spellings]
-    rebuilt = _from_json(json.dumps(description), "the tokenizer without merges into control tokens")
-    left = _reached(rebuilt, controls, added)
-    if left:
-        raise TokenizerError(
-            f"The tokenizer turns the plain text {added[left[0]].content!r} into control token {left[0]}, so "
-            "users could forge turns. Use the tokenizer that was published with the model."
-        )
-    return rebuilt
-
-
-def _reached(backend: Backend, controls: Iterable[int], added: Mapping[int, AddedToken]) -> list[int]:
-    backend.encode_special_tokens = True
-    texts = {number: (added[number].content, "a" + added[number].content) for number in controls}
-    reached = [
-        number
-        for number, tries in texts.items()
-        if any(number in backend.encode(text, add_special_tokens=False).ids for text in tries)
-    ]
-    backend.encode_special_tokens = False
-    return reached
-
-
-def _joined(merge: str | list[str]) -> str:
-    return "".join(merge.split(" ") if isinstance(merge, str) else merge)
 
 
 def _later(backend: Backend) -> Backend:
