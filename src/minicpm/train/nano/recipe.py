@@ -20,10 +20,10 @@ class Recipe:
     full length come next, and the last steps are conversations alone.
     """
 
-    stable: int = 2300
-    decay: int = 350
-    long: int = 650
-    chat: int = 300
+    stable: int = 1900
+    decay: int = 750
+    long: int = 600
+    chat: int = 400
     warmup: int = 100
     seed: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
