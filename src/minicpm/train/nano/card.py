@@ -27,8 +27,8 @@ does not know.
 ## Shape
 
 6 layers, hidden 256, feed-forward 640, 4 query heads over 2 key/value heads of width 64, {vocab}
-byte-fallback BPE pieces, tied embedding, muP scaling (embedding x 12, depth 1.4, base width 128), context 2048.
-Its `sparse_config` has the published InfLLM-V2 geometry (kernels of 32 every 16 tokens, blocks of 64)
+byte-fallback BPE pieces, tied embedding, muP scaling (embedding x 12, depth 1.4, base width 128), context
+2048. Its `sparse_config` has the published InfLLM-V2 geometry (kernels of 32 every 16 tokens, blocks of 64)
 with a budget of about four blocks.
 
 ## Training
