@@ -60,7 +60,7 @@ def _read(folder: Path) -> Toy:
     return Toy(raw, state)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     """Toy sizes are slower on more threads, and one thread keeps sums in one order."""
     before = torch.get_num_threads()
