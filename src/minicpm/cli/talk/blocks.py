@@ -4,31 +4,27 @@ _LIST_MARKS = frozenset("-*+0123456789")
 
 
 class Blocks:
-    """Text goes in piece by piece; `finished()` gives blocks that are final, `rest` is what may still change.
+    """Text goes in piece by piece; `finished()` gives blocks that are final, `preview()` what may still change.
 
     A block ends at a blank line outside a code fence when the next line is known to begin something new: it
-    is not indented, and does not continue a list.
+    is not indented, and does not continue a list. All of this takes time linear in the text.
     """
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._tail = ""
         self._done: list[str] = []
+        self._lines: list[str] = []
+        self._tail: list[str] = []
+        self._begin = ""
         self._fence = ""
         self._blank = False
 
-    @property
-    def rest(self) -> str:
-        """The unfinished block."""
-        return "\n".join([*self._lines, self._tail])
-
     def push(self, text: str) -> None:
         """Takes more text."""
-        *whole, self._tail = (self._tail + text).split("\n")
-        for line in whole:
-            self._take(line)
-        if self._tail:
-            self._cut_before(self._tail)
+        first, *rest = text.split("\n")
+        self._grow(first)
+        for piece in rest:
+            self._end_line()
+            self._grow(piece)
 
     def finished(self) -> list[str]:
         """Blocks that became final since the last call, without the blank lines between them."""
@@ -37,14 +33,35 @@ class Blocks:
 
     def finish(self) -> list[str]:
         """The last blocks."""
-        if self.rest.strip():
-            self._done.append(self.rest)
-        self._lines, self._tail = [], ""
+        self._end_line()
+        self._end_block()
         return self.finished()
 
-    def _take(self, line: str) -> None:
-        self._cut_before(line)
+    def preview(self, characters: int) -> str:
+        """The unfinished block, or about its last `characters`, still as code when it is code."""
+        kept = ["".join(self._tail)[-characters:]]
+        size = len(kept[0])
+        for line in reversed(self._lines):
+            if size > characters:
+                break
+            kept.append(line[-characters:])
+            size += len(line) + 1
+        cut = len(kept) <= len(self._lines)
+        return "\n".join([*([self._fence] if cut and self._fence else []), *reversed(kept)])
+
+    def _grow(self, piece: str) -> None:
+        """Takes a piece of the unfinished line; its first visible character may show that a new block begins."""
+        undecided = self._blank and piece
+        if piece:
+            self._tail.append(piece)
+        if undecided:
+            self._cut_before("".join(self._tail))
+
+    def _end_line(self) -> None:
+        line = "".join(self._tail)
+        self._tail = []
         self._lines.append(line)
+        self._begin = self._begin or line.lstrip()[:1]
         if self._fence:
             self._fence = "" if _closes(line, self._fence) else self._fence
         else:
@@ -53,14 +70,17 @@ class Blocks:
 
     def _cut_before(self, line: str) -> None:
         """Ends the block when `line`, perhaps not whole yet, begins something new."""
-        if not self._blank or not line.strip() or line[0] in " \t":
+        if not line.strip():
             return
-        block = "\n".join(self._lines)
-        if line[0] in _LIST_MARKS and block.lstrip()[:1] in _LIST_MARKS:
+        self._blank = False
+        if line[0] in " \t" or (line[0] in _LIST_MARKS and self._begin in _LIST_MARKS):
             return
-        if block.strip():
-            self._done.append(block)
-        self._lines, self._blank = [], False
+        self._end_block()
+
+    def _end_block(self) -> None:
+        if self._begin:
+            self._done.append("\n".join(self._lines))
+        self._lines, self._begin = [], ""
 
 
 def _opened_by(line: str) -> str:

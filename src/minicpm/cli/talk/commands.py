@@ -83,7 +83,7 @@ def _tokens(chat: Chat, text: str) -> None:
     total = usage.prompt_tokens + usage.completion_tokens
     room = "" if chat.context is None else f" of {chat.context:,}"
     chat.screen.note(
-        f"{total:,}{room} tokens: {usage.prompt_tokens:,} in the last prompt ({usage.cached_tokens:,} of them "
+        f"{total:,}{room} tokens: {usage.prompt_tokens:,} in the last prompt ({usage.cached_tokens:,} "
         f"cached), {usage.completion_tokens:,} in its answer."
     )
 

@@ -180,7 +180,9 @@ class _Growing:
         if began >= self._next_draw:
             from minicpm.cli.talk.markdown import Block
 
-            self._live.update(Block(self._blocks.rest, tail=True), refresh=True)
+            width, height = self._console.size
+            shown = self._blocks.preview(2 * width * height)
+            self._live.update(Block(shown, tail=True), refresh=True)
             spent = time.monotonic() - began
             self._next_draw = began + max(self._LEAST_S, self._DRAWING_SHARE * spent)
 

@@ -24,8 +24,9 @@ def command(
     chat: Annotated[Steps, option("--chat", help=f"{_STEPS}: conversations alone.")] = None,
     warmup: Annotated[Steps, option("--warmup", help="Steps of rising learning rate at the start.")] = None,
     seed: Annotated[int | None, option("--seed", help="The same seed gives the same model.")] = None,
+    questions: Annotated[int, option("--questions", help="Held-out questions per exam; 0 for none.")] = 200,
 ) -> None:
-    """Train nano on text that the package generates; prints the folder of the finished model.
+    """Train nano on text that the package generates, and examine it; prints the finished model's folder.
 
     Ctrl-C stops after the running step; the same command continues from the last saved state. With the extra
     `plot` a picture of loss and learning rate is drawn at the end.
@@ -33,9 +34,16 @@ def command(
     from minicpm.cli.training import train_with_progress
 
     given = {"stable": stable, "decay": decay, "long": long, "chat": chat, "warmup": warmup, "seed": seed}
-    _check(out, corpus)
+    _check(out, corpus, questions)
     recipe = _recipe({name: value for name, value in given.items() if value is not None})
-    print(train_with_progress(out, recipe, corpus))
+    model = train_with_progress(out, recipe, corpus)
+    if questions:
+        from minicpm.cli.examining import examine_nano
+
+        examine_nano(
+            model, log=out / "log.jsonl", recipe=recipe, public=corpus is not None, questions=questions
+        )
+    print(model)
 
 
 def _recipe(given: dict[str, Any]) -> "Recipe":
@@ -52,8 +60,11 @@ def _recipe(given: dict[str, Any]) -> "Recipe":
     return recipe
 
 
-def _check(out: Path, corpus: Path | None) -> None:
+def _check(out: Path, corpus: Path | None, questions: int) -> None:
     from minicpm.errors import BadInput
+
+    if questions < 0:
+        raise BadInput(f"--questions is {questions}. Give 0 for no exams, or how many questions each has.")
 
     if corpus is not None and not corpus.is_dir():
         raise BadInput(f"{corpus} is not a folder. --corpus takes a folder with text to mix in.")

@@ -1,0 +1,133 @@
+"""Ctrl-C at every stage is one line, exit code 130, and leaves nothing half done."""
+
+import signal
+import sys
+import time
+
+import pytest
+
+from minicpm.cli.failures import Interrupted, stage
+from minicpm.cli.talk.interrupts import Interrupts
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+
+LONG = ("--max-tokens", "30000", "--ignore-eos")
+
+
+def stopped(running, *parts):
+    done = running.finish()
+    assert done.code == 130, (done.code, done.err)
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    for part in parts:
+        assert part in done.err
+    return done
+
+
+def test_while_standard_input_is_read(start):
+    running = start("chat")
+    time.sleep(0.6)
+    running.interrupt()
+    stopped(running, "Stopped")
+
+
+def test_while_torch_is_imported(start, tiny):
+    running = start("chat", str(tiny))
+    running.process.stdin.write(b"hello")
+    running.process.stdin.close()
+    running.process.stdin = None
+    time.sleep(0.8)
+    running.interrupt()
+    stopped(running, "Stopped")
+
+
+def test_while_an_answer_is_written(start, tiny):
+    running = start("run", str(tiny), "-p", "hello", *LONG)
+    first = running.process.stdout.read(1)
+    running.interrupt()
+    done = stopped(running, "Stopped.")
+    assert first
+    assert done.out.endswith("\n")
+
+
+def test_while_a_prompt_is_read_by_the_model(program, tiny, monkeypatch, on_signal):
+    from minicpm.engine.engine import Engine
+
+    real = Engine.step
+
+    def slow(self):
+        time.sleep(0.05)
+        return real(self)
+
+    monkeypatch.setattr(Engine, "step", slow)
+    on_signal(0.5)
+    done = program("run", str(tiny), "-p", "word " * 4000, "--max-tokens", "3")
+    assert done.code == 130
+    assert done.err == "Stopped.\n"
+    assert done.out == ""
+
+
+def test_while_a_model_is_pulled_what_was_fetched_is_kept(start, hub, program):
+    hub.pause.clear()
+    running = start("pull", hub.name)
+    assert hub.asked.wait(30)
+    running.interrupt()
+    stopped(running, "What was fetched is kept", f"minicpm pull {hub.name}")
+    assert "partial" in program("list").out
+    hub.pause.set()
+    assert program("pull", hub.name).code == 0
+    assert "partial" not in program("list").out
+
+
+def test_while_a_model_is_loaded(program, tiny, monkeypatch):
+    def loading(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("minicpm.engine.api.load", loading)
+    done = program("run", str(tiny), "-p", "x")
+    assert (done.code, done.err) == (130, f"Stopped before {tiny} was loaded.\n")
+
+
+def test_while_weights_are_converted(program, tiny, tmp_path, monkeypatch):
+    def converting(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("minicpm.checkpoint.bins.convert_bin", converting)
+    done = program("convert", str(tiny), str(tmp_path / "new"))
+    assert (done.code, done.err) == (130, f"Stopped. Nothing was written to {tmp_path / 'new'}.\n")
+
+
+def test_a_swallowed_interrupt_is_raised_at_the_end_of_the_stage():
+    def swallow():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            pass
+
+    with pytest.raises(Interrupted, match="so far"), stage("so far"):
+        swallow()
+    with pytest.raises(Interrupted, match="so far"), stage("so far") as running:
+        swallow()
+        running.check()
+        pytest.fail("the check raises")
+
+
+def test_an_interrupt_that_a_library_turned_into_its_own_error_stays_one():
+    with pytest.raises(Interrupted), stage("so far"):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as stop:
+            raise ImportError("half of a library") from stop
+
+
+def test_an_inner_stage_speaks_for_the_outer_one():
+    with pytest.raises(Interrupted, match="inner"), stage("outer"), stage("inner"):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_first_interrupt_is_noted_and_the_second_one_raised():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.came
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
