@@ -11,6 +11,7 @@ from minicpm.train.nano.corpus import (
     CHAT,
     DECAY,
     LONG,
+    RECALL,
     STABLE,
     arithmetic,
     facts,
@@ -33,7 +34,7 @@ ARITHMETIC = {"arithmetic", "drill", "scratch", "texttasks"}
 @pytest.fixture(scope="module")
 def many() -> list[Sample]:
     """Twenty thousand samples of all mixtures."""
-    plan = ((STABLE, 10), (DECAY, 5), (CHAT, 4), (LONG, 1))
+    plan = ((STABLE, 8), (RECALL, 4), (DECAY, 4), (CHAT, 3), (LONG, 1))
     return [
         sample for mix, count in plan for index in range(count) for sample in shard(5, index, mix, size=1000)
     ]
@@ -56,17 +57,24 @@ def test_a_stream_is_its_shards_in_order() -> None:
 
 
 def test_no_mixture_asks_for_an_unknown_skill() -> None:
-    for mix in (STABLE, DECAY, CHAT, LONG):
+    for mix in (STABLE, RECALL, DECAY, CHAT, LONG):
         assert mix.keys() <= makers(None).keys() | {"natural"}
         assert sum(mix.values()) == pytest.approx(1)
 
 
 def test_skills_come_in_the_shares_of_their_mixture() -> None:
     spent: Counter[str] = Counter()
-    for sample in shard(0, 0, CHAT, size=2000):
+    for sample in shard(0, 0, RECALL, size=2000):
         spent[sample.kind] += sum(retrieval.cost(part.text) for part in sample.parts)
-    for skill, share in CHAT.items():
+    for skill, share in RECALL.items():
         assert spent[skill] / spent.total() == pytest.approx(share, rel=0.1)
+
+
+def test_copying_and_recall_learn_only_what_was_said_before() -> None:
+    for sample in shard(0, 1, {"copying": 0.5, "recall": 0.5}, size=200):
+        first, *rest = (part for part in sample.parts if not part.control)
+        assert not first.learn
+        assert all(part.text.strip() in first.text for part in rest if part.learn)
 
 
 def test_no_held_out_operand_pair_is_trained_on(many: list[Sample]) -> None:

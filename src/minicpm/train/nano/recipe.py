@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from minicpm.train.groups import OptimizerConfig
-from minicpm.train.nano.corpus.mixture import CHAT, DECAY, LONG, STABLE
+from minicpm.train.nano.corpus.mixture import CHAT, DECAY, LONG, RECALL, STABLE
 from minicpm.train.nano.data import Stage
 from minicpm.train.schedule import WSD
 
@@ -14,15 +14,17 @@ CONTEXT = 2048
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Steps per stage; the learning rate is stable through `stable`, then falls through the rest.
+    """Steps per stage; the learning rate is full through `stable` and `recall`, then falls to the end.
 
-    The decay carries the chat mixture from its start, as MiniCPM's two-stage rule says; documents of
-    full length come next, and the last steps are conversations alone.
+    Dense practice of looking back comes once the words are known. The decay carries the chat mixture from
+    its start, as MiniCPM's two-stage rule says; documents of full length come next, and the last steps are
+    conversations alone.
     """
 
-    stable: int = 1900
-    decay: int = 750
-    long: int = 600
+    stable: int = 1500
+    recall: int = 600
+    decay: int = 700
+    long: int = 550
     chat: int = 400
     warmup: int = 100
     seed: int = 0
@@ -31,12 +33,13 @@ class Recipe:
     @property
     def schedule(self) -> WSD:
         """Warm-up, plateau, exponential fall over all stages after the stable one."""
-        return WSD(self.warmup, self.stable, self.decay + self.long + self.chat)
+        return WSD(self.warmup, self.stable + self.recall, self.decay + self.long + self.chat)
 
     def stages(self) -> list[tuple[int, Stage]]:
         """(step at which it ends, stage) in order."""
         stages = [
             (self.stable, Stage("stable", STABLE, STEP_TOKENS, 640)),
+            (self.recall, Stage("recall", RECALL, STEP_TOKENS, 1024)),
             (self.decay, Stage("decay", DECAY, STEP_TOKENS, 1024)),
             (self.long, Stage("long", LONG, STEP_TOKENS, CONTEXT)),
             (self.chat, Stage("chat", CHAT, STEP_TOKENS, CONTEXT)),

@@ -11,6 +11,7 @@ from minicpm.train.nano.corpus import (
     arithmetic,
     facts,
     natural,
+    recall,
     retrieval,
     smalltalk,
     stories,
@@ -26,17 +27,21 @@ STABLE: Mapping[str, float] = {
     "drill": 0.15, "scratch": 0.05, "arithmetic": 0.15, "retrieval": 0.18, "tools": 0.18, "smalltalk": 0.05,
     "facts": 0.06, "unknown": 0.06, "texttasks": 0.05, "stories": 0.03, "natural": 0.04,
 }  # fmt: skip
+RECALL: Mapping[str, float] = {
+    "copying": 0.12, "recall": 0.16, "retrieval": 0.18, "tools": 0.20, "arithmetic": 0.12, "drill": 0.07,
+    "smalltalk": 0.04, "facts": 0.05, "unknown": 0.03, "texttasks": 0.03,
+}  # fmt: skip
 DECAY: Mapping[str, float] = {
-    "drill": 0.10, "scratch": 0.03, "arithmetic": 0.18, "retrieval": 0.18, "tools": 0.22, "smalltalk": 0.08,
-    "facts": 0.08, "unknown": 0.07, "texttasks": 0.03, "stories": 0.02, "natural": 0.01,
+    "drill": 0.08, "scratch": 0.02, "arithmetic": 0.16, "recall": 0.06, "copying": 0.02, "retrieval": 0.18,
+    "tools": 0.23, "smalltalk": 0.08, "facts": 0.08, "unknown": 0.06, "texttasks": 0.03,
 }  # fmt: skip
 CHAT: Mapping[str, float] = {
-    "drill": 0.05, "arithmetic": 0.24, "retrieval": 0.16, "tools": 0.25, "smalltalk": 0.09, "facts": 0.08,
-    "unknown": 0.10, "texttasks": 0.03,
+    "drill": 0.05, "arithmetic": 0.22, "long": 0.08, "retrieval": 0.12, "tools": 0.25, "smalltalk": 0.09,
+    "facts": 0.08, "unknown": 0.08, "texttasks": 0.03,
 }  # fmt: skip
 LONG: Mapping[str, float] = {
-    "long": 0.60, "drill": 0.04, "arithmetic": 0.10, "retrieval": 0.04, "tools": 0.10, "smalltalk": 0.04,
-    "facts": 0.03, "unknown": 0.04, "texttasks": 0.01,
+    "long": 0.38, "long_recall": 0.22, "drill": 0.04, "arithmetic": 0.10, "retrieval": 0.04, "tools": 0.12,
+    "smalltalk": 0.04, "facts": 0.03, "unknown": 0.03,
 }  # fmt: skip
 
 
@@ -49,6 +54,9 @@ def makers(source: natural.Natural | None, long: bool = False) -> dict[str, Call
         "arithmetic": arithmetic.chat,
         "retrieval": lambda rng: retrieval.retrieval(rng, rng.randint(*span)),
         "long": lambda rng: retrieval.retrieval(rng, rng.randint(800, 1840)),
+        "copying": lambda rng: recall.copying(rng, rng.randint(40, 300)),
+        "recall": lambda rng: recall.recall(rng, rng.randint(60, 500)),
+        "long_recall": lambda rng: recall.recall(rng, rng.randint(700, 1750)),
         "tools": tools.tools,
         "smalltalk": smalltalk.smalltalk,
         "facts": facts.facts,
