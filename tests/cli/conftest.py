@@ -75,7 +75,9 @@ def program(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 class Running:
     """The program in a process of its own."""
 
-    def __init__(self, *arguments: str, program: tuple[str, ...] = ("-m", "minicpm"), **options: object) -> None:
+    def __init__(
+        self, *arguments: str, program: tuple[str, ...] = ("-m", "minicpm"), **options: object
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, *program, *arguments],
             stdin=subprocess.PIPE,

@@ -120,7 +120,9 @@ def test_a_context_beyond_the_models_reach(program, tiny):
 def test_a_context_that_does_not_fit_the_memory(program, tiny, monkeypatch):
     from minicpm.checkpoint.available import Limit
 
-    monkeypatch.setattr("minicpm.checkpoint.plan.memory_limits", lambda: [Limit("the test's memory", 1 << 20)])
+    monkeypatch.setattr(
+        "minicpm.checkpoint.plan.memory_limits", lambda: [Limit("the test's memory", 1 << 20)]
+    )
     done = program("run", str(tiny), "-p", "x", "--context", "32768")
     assert done.code == 2
     assert "A context of 32,768 tokens takes 24.4 MiB" in done.err
@@ -159,7 +161,9 @@ def test_a_cache_that_cannot_be_written(program, hub, tmp_path, monkeypatch):
     program("pull", hub.name).refused("cannot be written", "MINICPM_HOME")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere; run this as a user")
+@pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere; run this as a user"
+)
 def test_a_cache_that_is_read_only(program, hub, tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir(mode=0o500)
     program("pull", hub.name).refused("cannot be written", "MINICPM_HOME")

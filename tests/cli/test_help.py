@@ -56,7 +56,10 @@ def test_every_verb_is_a_module_with_a_sentence_and_none_is_missing(group):
     from importlib import import_module
 
     package = import_module(group.package)
-    found = {Path(entry).stem for entry in os.listdir(Path(package.__file__).parent)} - {"__init__", "__pycache__"}
+    found = {Path(entry).stem for entry in os.listdir(Path(package.__file__).parent)} - {
+        "__init__",
+        "__pycache__",
+    }
     assert set(group.verbs) == found
     assert all(sentence.endswith(".") and sentence[0].isupper() for sentence in group.verbs.values())
 
@@ -76,7 +79,12 @@ def test_the_version_is_printed(program):
 
 @pytest.mark.parametrize(
     ("arguments", "suggested"),
-    [(["cht"], "'chat'"), (["modls"], "'models'"), (["train", "nani"], "'nano'"), (["chat", "--temprature", "1"], "--temperature")],
+    [
+        (["cht"], "'chat'"),
+        (["modls"], "'models'"),
+        (["train", "nani"], "'nano'"),
+        (["chat", "--temprature", "1"], "--temperature"),
+    ],
 )
 def test_a_slip_is_refused_with_the_nearest_name(arguments, suggested, program):
     program(*arguments).refused(suggested)
@@ -106,9 +114,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(program):
 
 def test_a_mistake_of_the_program_is_named_as_one(start):
     planted = (
-        "import minicpm.cli.verbs.models as m, sys, minicpm.cli.main as p\n"
-        "m._rows = lambda: 1 / 0\n"
-        "p.main()"
+        "import minicpm.cli.verbs.models as m, sys, minicpm.cli.main as p\nm._rows = lambda: 1 / 0\np.main()"
     )
     done = start("models", program=("-c", planted)).finish()
     assert done.code == 1
@@ -120,7 +126,12 @@ def test_a_mistake_of_the_program_is_named_as_one(start):
 
 @pytest.mark.parametrize(
     ("words", "position", "expected"),
-    [("minicpm ", 1, "chat"), ("minicpm s", 1, "show"), ("minicpm chat na", 2, "nano"), ("minicpm chat --temp", 2, "--temperature")],
+    [
+        ("minicpm ", 1, "chat"),
+        ("minicpm s", 1, "show"),
+        ("minicpm chat na", 2, "nano"),
+        ("minicpm chat --temp", 2, "--temperature"),
+    ],
 )
 def test_a_shell_completes_verbs_options_and_models(words, position, expected, start):
     environment = os.environ | {
@@ -145,7 +156,12 @@ def test_completion_is_shown_and_installed(start, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_an_output_that_cannot_be_written_is_a_sentence(start):
     with open("/dev/full", "wb") as full:
-        running = start("models", program=("-c", _TO_FULL), env=os.environ | {"FULL": str(full.fileno())}, pass_fds=[full.fileno()])
+        running = start(
+            "models",
+            program=("-c", _TO_FULL),
+            env=os.environ | {"FULL": str(full.fileno())},
+            pass_fds=[full.fileno()],
+        )
         done = running.finish()
     assert done.code == 2
     assert len(done.err.splitlines()) == 1
@@ -171,6 +187,10 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(start):
 
 
 def test_closed_streams_are_no_traceback(start):
-    closing = "import os, sys\nfor fd in (0, 1): os.close(fd)\nos.execv(sys.executable, [sys.executable, '-m', 'minicpm', *sys.argv[1:]])"
+    closing = (
+        "import os, sys\n"
+        "for fd in (0, 1): os.close(fd)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'minicpm', *sys.argv[1:]])"
+    )
     assert start("models", program=("-c", closing)).finish().code == 0
     start("chat", program=("-c", closing)).finish().refused("empty")

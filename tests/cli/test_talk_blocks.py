@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from minicpm.cli.talk.blocks import Blocks
 
 LINES = st.sampled_from(
-    ["", "", "text", "more text", "- item", "2. item", "    indented", "```", "```python", "~~~~", "````", "# head",
-     "> quote", "| a | b |", "|---|---|", "`code`", "  ", "\u3000", "你好"]
+    ["", "", "text", "more text", "- item", "2. item", "    indented", "```", "```python", "~~~~", "````",
+     "# head", "> quote", "| a | b |", "|---|---|", "`code`", "  ", "\u3000", "你好"]
 )  # fmt: skip
 
 

@@ -129,7 +129,9 @@ def test_a_saved_chat_is_continued_in_another_one(tmp_path):
     assert second.calls[0].thinking == "off"
 
 
-@pytest.mark.parametrize("command", ["/save", "/load", "/load /absent", "/save /absent/x", "/set top_p 9", "/set nothing"])
+@pytest.mark.parametrize(
+    "command", ["/save", "/load", "/load /absent", "/save /absent/x", "/set top_p 9", "/set nothing"]
+)
 def test_a_command_that_cannot_be_done_says_why_and_the_chat_goes_on(command):
     done = Talk(ScriptedChat(["fine"]), command, "go on")
     assert done.said[-1] == ("assistant", "fine")
@@ -158,7 +160,9 @@ def test_help_names_every_command_and_how_to_write_several_lines():
     assert "backslash" in shown
 
 
-@pytest.mark.parametrize("leaving", [["/exit"], ["/quit"], [KeyboardInterrupt(), KeyboardInterrupt()], [EOFError()]])
+@pytest.mark.parametrize(
+    "leaving", [["/exit"], ["/quit"], [KeyboardInterrupt(), KeyboardInterrupt()], [EOFError()]]
+)
 def test_ways_to_leave(leaving):
     done = Talk(ScriptedChat([]), *leaving, "never read")
     assert done.reader.read() == "never read"
@@ -211,7 +215,9 @@ class Endless:
             return End("abort", Usage(3, 2, 0))
         self._left -= 1
         if self._left == -1:
-            signal.raise_signal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else _press()
+            signal.raise_signal(
+                signal.SIGINT
+            ) if threading.current_thread() is threading.main_thread() else _press()
             assert self.closed.wait(10), "the chat closes the answer"
             return ReasoningDelta("")
         return TextDelta("so ")

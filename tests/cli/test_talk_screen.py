@@ -15,7 +15,12 @@ from minicpm.text.events import End, Timings, Usage
 def drawn(*pieces, terminal=True, plain=False, height=24, reasoning=()):
     output = io.StringIO()
     console = Console(
-        file=output, force_terminal=terminal, width=60, height=height, color_system="standard", legacy_windows=False
+        file=output,
+        force_terminal=terminal,
+        width=60,
+        height=height,
+        color_system="standard",
+        legacy_windows=False,
     )
     with Screen(console, plain=plain).answer() as view:
         for piece in reasoning:
@@ -148,9 +153,12 @@ def test_drawing_a_long_answer_takes_bounded_time():
     ("end", "line"),
     [
         (End("stop", Usage(10, 1, 0), None), "prompt 10 tokens · answer 1 tokens"),
-        (End("length", Usage(10, 5, 10), Timings(0.1, 2.0)), "prompt 10 tokens (10 cached) · answer 5 tokens at 2/s · cut at the limit of tokens"),
+        (
+            End("length", Usage(10, 5, 10), Timings(0.1, 2.0)),
+            "prompt 10 tokens (10 cached) · answer 5 tokens at 2/s · cut at the limit of tokens",
+        ),
         (End("abort", Usage(10, 0, 0), Timings(0.0, 0.0)), "prompt 10 tokens · answer 0 tokens · stopped"),
     ],
-)  # fmt: skip
+)
 def test_the_speed_line_says_what_was_computed(end, line):
     assert speed_line(end) == line

@@ -121,10 +121,12 @@ def _models() -> Iterator[Finding]:
 
     try:
         yield _model("nano", resolve("nano"))
+    except MiniCPMError as error:
+        yield Finding("nano", str(error), "Install the package again.")
+    try:
         pulled = list_models()
-    except (MiniCPMError, OSError) as error:
-        yield Finding("models", str(error), "Repair what the message names, then look again.")
-        return
+    except (MiniCPMError, OSError):
+        return  # the cache has a finding of its own
     for model in pulled:
         if model.complete:
             yield _model(model.name, model.path)

@@ -23,9 +23,9 @@ def examine_nano(folder: Path, *, log: Path, recipe: "Recipe", public: bool, que
     from minicpm.train.nano.card import totals, write_card
     from minicpm.train.nano.score import TARGETS, examine
 
-    model = load(folder, pages=_PAGES)
     marks = []
     with stage(f"Stopped during the exams; the model in {folder} is complete, its card is not written."):
+        model = load(folder, pages=_PAGES)
         for mark in examine(model.chat_model, count=questions):
             marks.append(mark)
             aim = f"aim {TARGETS[mark.exam]:.0%}"

@@ -37,7 +37,7 @@ def print_answer(events: Iterator[Event], *, verbose: bool = False, silent: bool
         out.end()
     if verbose:
         say(speed_line(printed.end))
-    if not printed.text.strip() and not printed.calls and printed.end.reason == "length":
+    if printed.reasoning and not (printed.text.strip() or printed.calls) and printed.end.reason == "length":
         say("The answer is empty: thinking took all the tokens. Raise --max-tokens, or say --thinking off.")
     return printed
 
@@ -79,9 +79,9 @@ class _Out:
 
     def write(self, text: str) -> None:
         if text and not self._silent:
+            self._last = text[-1]
             sys.stdout.write(self._shown(text))
             sys.stdout.flush()
-            self._last = text[-1]
 
     def end(self) -> None:
         if not self._silent and self._last not in {"", "\n"}:

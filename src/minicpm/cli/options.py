@@ -19,6 +19,23 @@ def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any
     return typer.Option(*names, help=help, rich_help_panel=panel, **({"show_envvar": False} | more))
 
 
+def whole_number(text: Any) -> Any:
+    """Parses an option's value; what is no text is a default and stays."""
+    return _number(text, int, "a whole number")
+
+
+def number(text: Any) -> Any:
+    """Parses an option's value; what is no text is a default and stays."""
+    return _number(text, float, "a number")
+
+
+def _number(text: Any, kind: type, wanted: str) -> Any:
+    try:
+        return kind(text) if isinstance(text, str) else text
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not {wanted}.") from error
+
+
 def from_fields(
     name: str, kind: type, chosen: Iterable[str], *, panel: str, given_only: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -92,13 +109,17 @@ def _parameter(field: Field[Any], hint: Any, doc: str, panel: str, given_only: b
     kind = plain_type(hint)
     default = None if given_only else field.default
     assert default is not MISSING, f"the field {field.name} has no default"
-    made = option(f"--{field.name.replace('_', '-')}", help=doc, panel=panel)
+    more = {"parser": _PARSERS[kind]} if kind in _PARSERS else {}
+    made = option(f"--{field.name.replace('_', '-')}", help=doc, panel=panel, **more)
     return inspect.Parameter(
         field.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
         annotation=Annotated[kind | None if default is None else kind, made],
     )
+
+
+_PARSERS = {int: whole_number, float: number}
 
 
 def note_debug(context: typer.Context, asked: bool) -> None:

@@ -33,13 +33,13 @@ def train_with_progress(out: Path, recipe: "Recipe", corpus: Path | None) -> Pat
     from minicpm.train.nano.run import train_nano
 
     interrupts = Interrupts()
-    try:
-        unbegun = f"Stopped before the first step; the same command begins in {out} again."
-        with stage(unbegun), _live(recipe) as show:
-            listener = _Listener(out, show, interrupts)
+    unbegun = f"Stopped before the first step; the same command begins in {out} again."
+    with stage(unbegun), _live(recipe) as show:
+        listener = _Listener(out, show, interrupts)
+        try:
             model = train_nano(out, recipe=recipe, corpus=corpus, listen=listener)
-    finally:
-        interrupts.end()
+        finally:
+            interrupts.end()
     _plot(out)
     return model
 

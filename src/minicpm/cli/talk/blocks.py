@@ -4,7 +4,7 @@ _LIST_MARKS = frozenset("-*+0123456789")
 
 
 class Blocks:
-    """Text goes in piece by piece; `finished()` gives blocks that are final, `preview()` what may still change.
+    """Text goes in piece by piece; `finished()` gives what is final, `preview()` what may still change.
 
     A block ends at a blank line outside a code fence when the next line is known to begin something new: it
     is not indented, and does not continue a list. All of this takes time linear in the text.
@@ -50,7 +50,7 @@ class Blocks:
         return "\n".join([*([self._fence] if cut and self._fence else []), *reversed(kept)])
 
     def _grow(self, piece: str) -> None:
-        """Takes a piece of the unfinished line; its first visible character may show that a new block begins."""
+        """Takes a piece of the unfinished line; its first visible character tells whether a block begins."""
         undecided = self._blank and piece
         if piece:
             self._tail.append(piece)

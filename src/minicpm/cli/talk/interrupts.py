@@ -2,6 +2,7 @@
 
 import signal
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class Interrupts:
@@ -9,7 +10,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.came = False
-        self._before = signal.getsignal(signal.SIGINT)
+        self._before: Any = None
 
     def start(self) -> "Interrupts":
         """Begins; call it in the main thread."""
@@ -17,8 +18,9 @@ class Interrupts:
         return self
 
     def end(self) -> None:
-        """Gives Ctrl-C its former meaning back."""
-        signal.signal(signal.SIGINT, self._before)
+        """Gives Ctrl-C its former meaning back, if `start` took it."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
     def __enter__(self) -> "Interrupts":
         return self.start()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minicpm.cli.complete import model_names
-from minicpm.cli.options import option
+from minicpm.cli.options import option, whole_number
 
 if TYPE_CHECKING:
     from minicpm.text.chat import Message
@@ -26,7 +26,8 @@ def command(
         bool, option("--template", help="Print the chat template and a conversation written with it.")
     ] = False,
     context: Annotated[
-        list[int] | None, option("--context", help="Say the memory at this many tokens; may be repeated.")
+        list[int] | None,
+        option("--context", parser=whole_number, help="Say the memory at this many tokens; repeatable."),
     ] = None,
     revision: Annotated[str | None, option("--revision", help="Branch, tag or commit.")] = None,
     json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from minicpm.cli.options import option
+from minicpm.cli.options import option, whole_number
 
 if TYPE_CHECKING:
     from minicpm.train.nano.recipe import Recipe
@@ -18,13 +18,28 @@ def command(
     corpus: Annotated[
         Path | None, option("--corpus", help="Folder with text to mix into the generated corpus.")
     ] = None,
-    stable: Annotated[Steps, option("--stable", help=f"{_STEPS}: full learning rate.")] = None,
-    decay: Annotated[Steps, option("--decay", help=f"{_STEPS}: falling learning rate.")] = None,
-    long: Annotated[Steps, option("--long", help=f"{_STEPS}: long documents.")] = None,
-    chat: Annotated[Steps, option("--chat", help=f"{_STEPS}: conversations alone.")] = None,
-    warmup: Annotated[Steps, option("--warmup", help="Steps of rising learning rate at the start.")] = None,
-    seed: Annotated[int | None, option("--seed", help="The same seed gives the same model.")] = None,
-    questions: Annotated[int, option("--questions", help="Held-out questions per exam; 0 for none.")] = 200,
+    stable: Annotated[
+        Steps, option("--stable", parser=whole_number, help=f"{_STEPS}: full learning rate.")
+    ] = None,
+    recall: Annotated[
+        Steps, option("--recall", parser=whole_number, help=f"{_STEPS}: looking back, full learning rate.")
+    ] = None,
+    decay: Annotated[
+        Steps, option("--decay", parser=whole_number, help=f"{_STEPS}: falling learning rate.")
+    ] = None,
+    long: Annotated[Steps, option("--long", parser=whole_number, help=f"{_STEPS}: long documents.")] = None,
+    chat: Annotated[
+        Steps, option("--chat", parser=whole_number, help=f"{_STEPS}: conversations alone.")
+    ] = None,
+    warmup: Annotated[
+        Steps, option("--warmup", parser=whole_number, help="Steps of rising learning rate at the start.")
+    ] = None,
+    seed: Annotated[
+        int | None, option("--seed", parser=whole_number, help="The same seed gives the same model.")
+    ] = None,
+    questions: Annotated[
+        int, option("--questions", parser=whole_number, help="Held-out questions per exam; 0 for none.")
+    ] = 200,
 ) -> None:
     """Train nano on text that the package generates, and examine it; prints the finished model's folder.
 
@@ -33,7 +48,8 @@ def command(
     """
     from minicpm.cli.training import train_with_progress
 
-    given = {"stable": stable, "decay": decay, "long": long, "chat": chat, "warmup": warmup, "seed": seed}
+    given = {"stable": stable, "recall": recall, "decay": decay, "long": long, "chat": chat}
+    given |= {"warmup": warmup, "seed": seed}
     _check(out, corpus, questions)
     recipe = _recipe({name: value for name, value in given.items() if value is not None})
     model = train_with_progress(out, recipe, corpus)
@@ -65,7 +81,6 @@ def _check(out: Path, corpus: Path | None, questions: int) -> None:
 
     if questions < 0:
         raise BadInput(f"--questions is {questions}. Give 0 for no exams, or how many questions each has.")
-
     if corpus is not None and not corpus.is_dir():
         raise BadInput(f"{corpus} is not a folder. --corpus takes a folder with text to mix in.")
     if out.exists() and not out.is_dir():
