@@ -26,7 +26,7 @@ class _Light:
         for param in params:
             param.show_envvar = False
             if param.name in _ADDED_FLAGS and param.is_flag:
-                # Their default None would be converted to a bool by pydantic where it is installed, whose import takes 0.1 s.
+                # Their default None would become a bool through pydantic, if installed: an import of 0.1 s.
                 param.default = False
         return params
 
