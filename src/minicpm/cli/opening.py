@@ -38,8 +38,8 @@ def open_model(name: str, options: LoadOptions) -> "Model":
     with stage(f"Stopped before {name} was loaded."):
         _check(options)
         folder = _find(name, options)
+        _say_memory(folder, options)
         with spinner(f"Loading {name}"):
-            _say_memory(folder, options)
             from minicpm.engine.api import load
 
             return load(

@@ -54,13 +54,18 @@ def _bar(title: str) -> Iterator[Report]:
     from rich.progress import TransferSpeedColumn as Rate
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), Rate())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=None)
+    progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    task = progress.add_task(title, total=None)
 
-        def report(done: int, total: int, label: str) -> None:
-            progress.update(task, completed=done, total=total or None, description=f"{title}: {label}"[:60])
+    def report(done: int, total: int, label: str) -> None:
+        # Starting again does nothing; without a report, as for what is there already, no bar appears.
+        progress.start()
+        progress.update(task, completed=done, total=total or None, description=f"{title}: {label}"[:60])
 
+    try:
         yield report
+    finally:
+        progress.stop()
 
 
 def _plain(title: str) -> Report:
