@@ -46,10 +46,11 @@ class Verb(_Light, TyperCommand):
 class Group(_Light, TyperGroup):
     """A group that knows its verbs by name and sentence, and imports a verb's module when it is called.
 
-    A module holds the function `command`, or a typer app `group`.
+    The module of a verb is `package.prefixverb`; it holds the function `command`, or a typer app `group`.
     """
 
     package: ClassVar[str]
+    prefix: ClassVar[str] = ""
     verbs: ClassVar[dict[str, str]]
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -58,7 +59,9 @@ class Group(_Light, TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command behind a name, or None."""
-        return load(self.package, cmd_name) if cmd_name in self.verbs else None
+        if cmd_name not in self.verbs:
+            return None
+        return load(cmd_name, f"{self.package}.{self.prefix}{cmd_name}")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Refuses an unknown verb with the nearest one."""
@@ -79,9 +82,9 @@ class Group(_Light, TyperGroup):
             return super().invoke(ctx)
 
 
-def load(package: str, name: str) -> Any:
-    """The command that the module `package.name` holds."""
-    module = import_module(f"{package}.{name}")
+def load(name: str, path: str) -> Any:
+    """The command `name` that the module at `path` holds."""
+    module = import_module(path)
     if hasattr(module, "group"):
         return typer.main.get_command(module.group)
     single = typer.Typer(add_completion=False, **SETTINGS)

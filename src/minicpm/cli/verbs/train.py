@@ -1,4 +1,4 @@
-"""Trains a model; one module per model."""
+"""Trains a model; one verb per model."""
 
 from typing import ClassVar
 
@@ -10,7 +10,8 @@ from minicpm.cli import lazy
 class Models(lazy.Group):
     """What `minicpm train` can train."""
 
-    package = "minicpm.cli.verbs.train"
+    package = "minicpm.cli.verbs"
+    prefix = "train_"
     verbs: ClassVar[dict[str, str]] = {"nano": "Train nano, the model inside the package."}
 
 
