@@ -14,26 +14,30 @@ CONTEXT = 2048
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Steps per stage; the learning rate is full through `stable` and `recall`, then falls to the end.
+    """Steps per stage; the learning rate is full for `plateau` steps and then falls to `floor` at the end.
 
-    Dense practice of looking back comes once the words are known. The decay carries the chat mixture from
-    its start, as MiniCPM's two-stage rule says; documents of full length come next, and the last steps are
-    conversations alone.
+    Dense practice of looking back comes once the words are known. The decay carries the chat mixture, as
+    MiniCPM's two-stage rule says; documents of full length come next, and the last steps are conversations
+    alone.
     """
 
     stable: int = 1500
-    recall: int = 600
-    decay: int = 700
-    long: int = 550
-    chat: int = 400
+    recall: int = 900
+    decay: int = 500
+    long: int = 500
+    chat: int = 300
+    plateau: int = 2000
+    floor: float = 0.02
     warmup: int = 100
     seed: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     @property
     def schedule(self) -> WSD:
-        """Warm-up, plateau, exponential fall over all stages after the stable one."""
-        return WSD(self.warmup, self.stable + self.recall, self.decay + self.long + self.chat)
+        """Warm-up, plateau, exponential fall to the last step of the last stage."""
+        total = self.stages()[-1][0]
+        plateau = min(self.plateau, total)
+        return WSD(self.warmup, plateau, total - plateau, self.floor)
 
     def stages(self) -> list[tuple[int, Stage]]:
         """(step at which it ends, stage) in order."""
