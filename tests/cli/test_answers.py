@@ -27,10 +27,9 @@ def test_only_the_answer_goes_to_standard_output(capsys):
 
 
 def test_thinking_and_speed_go_to_standard_error_when_wanted(capsys):
-    _, out, err = printed([ReasoningDelta("hm\n"), TextDelta("42\n")], capsys, verbose=True)
+    _, out, err = printed([ReasoningDelta("h"), ReasoningDelta("m"), TextDelta("42\n")], capsys, verbose=True)
     assert out == "42\n"
-    assert err.startswith("hm\n")
-    assert "prompt 0 tokens" in err
+    assert err == "hm\nprompt 0 tokens · answer 0 tokens\n"
 
 
 def test_a_call_is_printed_as_it_was_written_and_kept(capsys):

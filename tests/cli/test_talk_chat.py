@@ -191,6 +191,7 @@ def test_a_refused_question_is_not_kept_and_the_chat_goes_on():
     done = Talk(Refusing(), "1", "2", "3")
     assert done.said == [("user", "1"), ("assistant", "answer 1"), ("user", "3"), ("assistant", "answer 3")]
     assert "The prompt is too long. Shorten it." in done.shown
+    assert "/set truncate on" in done.shown
 
 
 class Endless:

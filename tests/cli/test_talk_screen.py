@@ -73,9 +73,7 @@ x = 1
 y = 2
 ```
 
-| a | b |
-|---|---|
-| 1 | 2 |
+> quote
 
 你好 🌍"""
 
@@ -97,12 +95,16 @@ def test_growing_markdown_ends_as_the_whole_would(size):
         "",
         "  y = 2",
         "",
-        " a  b",
-        " ────",
-        " 1  2",
+        "▌ quote",
         "",
         "你好 🌍",
     ]
+
+
+def test_a_table_is_drawn_as_one():
+    lines = final(drawn("| a | b |\n|---|---|\n", "| 1 | 2 |\n\n", "end"))
+    assert not any("|" in line for line in lines)
+    assert [line.split() for line in lines if line.split()][::2] == [["a", "b"], ["1", "2"]]
 
 
 def test_a_block_taller_than_the_screen_is_shown_whole_in_the_end():

@@ -14,9 +14,16 @@ from minicpm.models.registry import parse
 def test_models_lists_every_published_model(program):
     table = program("models").out
     documents = json.loads(program("models", "--json").out)
-    assert [document["model"] for document in documents] == [row.name for row in published()]
+    assert [d["model"] for d in documents if d["model"] != "nano"] == [row.name for row in published()]
     assert all(row.repositories[0] in table for row in published())
     assert all(document["reach"] >= document["context"] for document in documents)
+
+
+def test_models_begins_with_the_packaged_model(program, tiny, monkeypatch):
+    expected = json.loads(program("show", str(tiny), "--json").out)["parameters"]
+    monkeypatch.setattr("minicpm.checkpoint.resolving.resolve", lambda name: tiny)
+    first = json.loads(program("models", "--json").out)[0]
+    assert (first["model"], first["repositories"], first["parameters"]) == ("nano", ["nano"], expected)
 
 
 def test_show_describes_a_folder(program, tiny):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TextIO
 
 from minicpm.cli.failures import stage
 from minicpm.cli.talk.printable import printable
@@ -27,13 +28,14 @@ def print_answer(events: Iterator[Event], *, verbose: bool = False, silent: bool
     With `verbose` thinking and speed go to standard error. A call of the model is printed as it wrote it.
     """
     printed = Printed(notes=tuple(getattr(events, "notes", ())))
-    out = _Out(silent=silent)
+    out, thinking = _Out(sys.stdout, silent=silent), _Out(sys.stderr, silent=not verbose)
     try:
         with stage("Stopped.") as running:
             for event in events:
                 running.check()
-                _take(event, printed, out, verbose)
+                _take(event, printed, out, thinking)
     finally:
+        thinking.end()
         out.end()
     if verbose:
         say(speed_line(printed.end))
@@ -53,15 +55,14 @@ def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
-def _take(event: Event, printed: Printed, out: "_Out", verbose: bool) -> None:
+def _take(event: Event, printed: Printed, out: "_Out", thinking: "_Out") -> None:
     match event:
         case TextDelta(text):
             printed.text += text
             out.write(text)
         case ReasoningDelta(text):
             printed.reasoning += text
-            if verbose:
-                print(printable(text), end="", file=sys.stderr, flush=True)
+            thinking.write(text)
         case ToolCall(raw=raw):
             printed.calls.append(event)
             out.write(raw)
@@ -70,20 +71,20 @@ def _take(event: Event, printed: Printed, out: "_Out", verbose: bool) -> None:
 
 
 class _Out:
-    """Standard output; it ends with a line end, and a terminal is not steered by what a model writes."""
+    """A stream that ends with a line end; a terminal is not steered by what a model writes."""
 
-    def __init__(self, *, silent: bool) -> None:
-        self._silent = silent
-        self._shown = printable if sys.stdout.isatty() else str
+    def __init__(self, stream: TextIO, *, silent: bool) -> None:
+        self._stream, self._silent = stream, silent
+        self._shown = printable if stream.isatty() else str
         self._last = ""
 
     def write(self, text: str) -> None:
         if text and not self._silent:
             self._last = text[-1]
-            sys.stdout.write(self._shown(text))
-            sys.stdout.flush()
+            self._stream.write(self._shown(text))
+            self._stream.flush()
 
     def end(self) -> None:
         if not self._silent and self._last not in {"", "\n"}:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            self._stream.write("\n")
+            self._stream.flush()

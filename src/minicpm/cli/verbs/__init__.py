@@ -1,1 +1,1 @@
-"""One module per verb, imported when the verb is called; each holds a function `command`, or a `group` of verbs."""
+"""One module per verb, imported when it is called; each holds a function `command` or a `group` of verbs."""

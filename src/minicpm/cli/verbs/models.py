@@ -21,6 +21,23 @@ def command(*, json: Annotated[bool, option("--json", help="Print one JSON docum
     print_lines(["", "`minicpm chat NAME` pulls a model and talks with it; --json lists all names."])
 
 
+def _packaged() -> list[dict[str, Any]]:
+    """The row of the model inside the package; none in an installation without it."""
+    from minicpm.checkpoint import open_checkpoint, resolve
+    from minicpm.cli.description import describe_config
+    from minicpm.errors import NotACheckpoint
+
+    try:
+        raw = open_checkpoint(resolve("nano")).raw_config
+    except NotACheckpoint:
+        return []
+    same = ("family", "title", "parameters", "context", "reach")
+    described = describe_config(raw)
+    return [
+        {"model": "nano", "repositories": ["nano"], **{key: described[key] for key in same}, "unverified": []}
+    ]
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     from minicpm.cli.units import amount
 
@@ -33,7 +50,7 @@ def _rows() -> list[dict[str, Any]]:
     from minicpm.models.published import published
     from minicpm.models.registry import family, parse
 
-    rows = []
+    rows = _packaged()
     for model in published():
         config = parse(model.raw)
         rows.append(
