@@ -128,6 +128,19 @@ def test_elsewhere_than_on_a_terminal_text_comes_as_it_is():
     assert "\x1b" not in drawn("**a**", plain=True)
 
 
+def test_answers_and_notes_can_go_different_ways():
+    answers, notes = io.StringIO(), io.StringIO()
+    screen = Screen(Console(file=answers, width=60), aside=Console(file=notes, width=60))
+    screen.note("a note")
+    screen.refuse("a refusal")
+    screen.table([("a", "table")])
+    with screen.answer() as view:
+        view.reasoning("a thought")
+        view.text("the answer")
+    assert answers.getvalue() == "the answer\n"
+    assert notes.getvalue().split() == "a note a refusal a table a thought".split()
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_model_cannot_steer_the_terminal(plain):
     output = drawn("a\x1b]0;title\x07b\x9bc\r\nd\x08", plain=plain, reasoning=["\x1b[2J"])

@@ -26,23 +26,27 @@ class View(Protocol):
 
 
 class Screen:
-    """Everything a chat writes; `plain` turns Markdown off, as does an output that is no capable terminal."""
+    """Everything a chat writes; `plain` turns Markdown off, as does an output that is no capable terminal.
 
-    def __init__(self, console: "Console", *, plain: bool = False) -> None:
+    Answers go to `console`; thinking and what the program says go to `aside`, where that is another one.
+    """
+
+    def __init__(self, console: "Console", *, aside: "Console | None" = None, plain: bool = False) -> None:
         self._console = console
+        self._aside = aside or console
         self._plain = plain or not console.is_terminal or console.is_dumb_terminal
 
     def say(self, text: str) -> None:
         """A line of the program."""
-        self._console.print(printable(text), markup=False, highlight=False)
+        self._aside.print(printable(text), markup=False, highlight=False)
 
     def note(self, text: str) -> None:
         """A dimmed line of the program."""
-        self._console.print(printable(text), style="dim", markup=False, highlight=False)
+        self._aside.print(printable(text), style="dim", markup=False, highlight=False)
 
     def refuse(self, text: str) -> None:
         """Something cannot be done; the chat goes on."""
-        self._console.print(printable(text), style="red", markup=False, highlight=False)
+        self._aside.print(printable(text), style="red", markup=False, highlight=False)
 
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
         """Names and what they are, in two columns."""
@@ -54,18 +58,18 @@ class Screen:
         grid.add_column(style="dim")
         for name, text in rows:
             grid.add_row(Text(printable(name)), Text(printable(text)))
-        self._console.print(grid)
+        self._aside.print(grid)
 
     def answer(self) -> "AnswerView":
         """A view for one answer; leave its `with` block when the answer is over."""
-        return AnswerView(self._console, plain=self._plain)
+        return AnswerView(self._console, self._aside, plain=self._plain)
 
 
 class AnswerView:
     """One answer on the screen: a sign of life until it begins, thinking, then text."""
 
-    def __init__(self, console: "Console", *, plain: bool) -> None:
-        self._console = console
+    def __init__(self, console: "Console", aside: "Console", *, plain: bool) -> None:
+        self._console, self._aside = console, aside
         self._plain = plain
         self._status: Status | None = None
         self._body: View | None = None
@@ -79,7 +83,7 @@ class AnswerView:
     ) -> None:
         self._quiet()
         if self._thinking.began and self._body is None:
-            self._console.print()
+            self._aside.print()
         if self._body is not None:
             self._body.close()
 
@@ -101,12 +105,12 @@ class AnswerView:
             if not piece.strip():
                 return
             if self._thinking.began:
-                self._console.print("\n")
+                self._aside.print("\n")
             self._body = _Plain(self._console) if self._plain else _Growing(self._console)
         self._body.text(printable(piece))
 
     def _dim(self, text: str) -> None:
-        self._console.print(text, style="dim italic", end="", markup=False, highlight=False, soft_wrap=True)
+        self._aside.print(text, style="dim italic", end="", markup=False, highlight=False, soft_wrap=True)
 
     def _quiet(self) -> None:
         if self._status is not None:

@@ -47,8 +47,11 @@ def command(
     settings = Settings(thinking=thinking.value, truncate=truncate, sampling=sampling)
     if standard_input.is_terminal():
         from minicpm.cli.opening import open_model
+        from minicpm.cli.talk.echo import echo_off
 
-        _talk(open_model(model, load), model, settings, system, plain=plain)
+        with echo_off():
+            opened = open_model(model, load)
+        _talk(opened, model, settings, system, plain=plain)
         return
     from minicpm.cli.asking import answer_message
 
@@ -65,7 +68,8 @@ def _talk(model: "Model", name: str, settings: Settings, system: str | None, *, 
     from minicpm.cli.talk.loop import talk
     from minicpm.cli.talk.screen import Screen
 
-    screen = Screen(Console(), plain=plain)
+    console = Console()
+    screen = Screen(console, aside=None if console.is_terminal else Console(stderr=True), plain=plain)
     limits = model.engine.limits
     context = min(limits.context, limits.cache_tokens)
     screen.note(f"{name}, up to {context:,} tokens. /help lists commands; Ctrl-D leaves.")
