@@ -134,18 +134,6 @@ def broken(tiny: Path, tmp_path: Path) -> Callable[[str, bytes], str]:
     return make
 
 
-@pytest.fixture
-def on_signal() -> Callable[[float], threading.Timer]:
-    """Presses Ctrl-C in this process after some seconds."""
-
-    def press(delay_s: float) -> threading.Timer:
-        timer = threading.Timer(delay_s, lambda: os.kill(os.getpid(), signal.SIGINT))
-        timer.start()
-        return timer
-
-    return press
-
-
 class Hub:
     """A loopback hub with one repository: a toy model."""
 

@@ -23,19 +23,22 @@ def stopped(running, *parts):
     return done
 
 
+# Says when the program begins: before that Ctrl-C meets Python itself.
+BEGINNING = "from minicpm.cli.main import main; import sys; print(file=sys.stderr, flush=True); main()"
+
+
 def test_while_standard_input_is_read(start):
-    running = start("chat")
-    time.sleep(0.6)
+    running = start("chat", program=("-c", BEGINNING))
+    running.process.stderr.readline()
+    time.sleep(0.5)
     running.interrupt()
     stopped(running, "Stopped")
 
 
 def test_while_torch_is_imported(start, tiny):
-    running = start("chat", str(tiny))
-    running.process.stdin.write(b"hello")
-    running.process.stdin.close()
-    running.process.stdin = None
-    time.sleep(0.8)
+    running = start("run", str(tiny), "-p", "hello", program=("-c", BEGINNING))
+    running.process.stderr.readline()
+    time.sleep(0.6)
     running.interrupt()
     stopped(running, "Stopped")
 
@@ -48,21 +51,23 @@ def test_while_an_answer_is_written(start, tiny):
     assert (first + done.out.encode()).endswith(b"\n")
 
 
-def test_while_a_prompt_is_read_by_the_model(program, tiny, monkeypatch, on_signal):
+def test_while_a_prompt_is_read_by_the_model(program, tiny, monkeypatch):
     from minicpm.engine.engine import Engine
 
     real = Engine.step
+    steps = []
 
-    def slow(self):
-        time.sleep(0.05)
-        return real(self)
+    def step(self):
+        steps.append(real(self))
+        if len(steps) == 2:
+            press()
 
-    monkeypatch.setattr(Engine, "step", slow)
-    on_signal(0.5)
+    monkeypatch.setattr(Engine, "step", step)
     done = program("run", str(tiny), "-p", "word " * 4000, "--max-tokens", "3")
     assert done.code == 130
     assert done.err == "Stopped.\n"
     assert done.out == ""
+    assert len(steps) == 2, "a prompt of several chunks"
 
 
 def test_while_a_model_is_pulled_what_was_fetched_is_kept(start, hub, program):
