@@ -52,22 +52,23 @@ def test_while_an_answer_is_written(start, tiny):
 
 
 def test_while_a_prompt_is_read_by_the_model(program, tiny, monkeypatch):
-    from minicpm.engine.engine import Engine
+    from minicpm.models.decoder import Decoder
 
-    real = Engine.step
-    steps = []
+    real = Decoder.forward
+    batches = []
 
-    def step(self):
-        steps.append(real(self))
-        if len(steps) == 2:
+    def forward(self, batch):
+        batches.append(batch)
+        if len(batches) == 2:
             press()
+        return real(self, batch)
 
-    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(Decoder, "forward", forward)
     done = program("run", str(tiny), "-p", "word " * 4000, "--max-tokens", "3")
     assert done.code == 130
     assert done.err == "Stopped.\n"
     assert done.out == ""
-    assert len(steps) == 2, "a prompt of several chunks"
+    assert len(batches) == 2, "a prompt of several chunks"
 
 
 def test_while_a_model_is_pulled_what_was_fetched_is_kept(start, hub, program):
