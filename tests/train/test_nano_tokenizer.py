@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from minicpm.text.format import ChatFormat
-from minicpm.train.nano.corpus import CHAT, STABLE, shard
+from minicpm.train.nano.corpus import STABLE, shard
 from minicpm.train.nano.encode import encode_sample, encode_samples
 from minicpm.train.nano.exams import EXAMS, exam
 from minicpm.train.nano.sample import Sample, chat_sample
@@ -177,5 +177,5 @@ def test_the_folder_holds_what_other_libraries_read(folder: Path, tokenizer: Tok
 
 
 def test_a_few_samples_are_short_in_tokens(tokenizer: Tokenizer) -> None:
-    lengths = [len(encoded.ids) for encoded in encode_samples(tokenizer, shard(2, 0, CHAT, size=300))]
+    lengths = [len(encoded.ids) for encoded in encode_samples(tokenizer, shard(2, 0, STABLE, size=300))]
     assert max(lengths) <= 640

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from minicpm.models.decoder import Decoder
 from minicpm.train.batches import TrainBatch
 from minicpm.train.groups import set_learning_rate
-from minicpm.train.schedule import WSD
+from minicpm.train.schedule import Schedule
 
 _CLIP = 1.0
 
@@ -31,7 +31,7 @@ class Progress:
 def train(
     decoder: Decoder,
     optimizers: list[torch.optim.Optimizer],
-    schedule: WSD,
+    schedule: Schedule,
     batches: Iterable[TrainBatch],
     *,
     start: int = 0,

@@ -6,7 +6,7 @@ from typing import Any
 from minicpm.train.groups import OptimizerConfig
 from minicpm.train.nano.corpus.mixture import CHAT, DECAY, LONG, RECALL, STABLE
 from minicpm.train.nano.data import Stage
-from minicpm.train.schedule import WSD
+from minicpm.train.schedule import Knots, Schedule
 
 STEP_TOKENS = 4096
 CONTEXT = 2048
@@ -14,30 +14,28 @@ CONTEXT = 2048
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Steps per stage; the learning rate is full for `plateau` steps and then falls to `floor` at the end.
+    """Steps per stage, and the learning rate over all of them.
 
     Dense practice of looking back comes once the words are known. The decay carries the chat mixture, as
     MiniCPM's two-stage rule says; documents of full length come next, and the last steps are conversations
-    alone.
+    alone. The rate is full into the middle of `recall`, and pauses on its way down where skills form fastest.
     """
 
     stable: int = 1500
     recall: int = 900
-    decay: int = 500
-    long: int = 500
-    chat: int = 300
-    plateau: int = 2000
-    floor: float = 0.02
+    decay: int = 400
+    long: int = 600
+    chat: int = 450
     warmup: int = 100
     seed: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     @property
-    def schedule(self) -> WSD:
-        """Warm-up, plateau, exponential fall to the last step of the last stage."""
-        total = self.stages()[-1][0]
-        plateau = min(self.plateau, total)
-        return WSD(self.warmup, plateau, total - plateau, self.floor)
+    def schedule(self) -> Schedule:
+        """Warm-up, full rate, fall to a seventh, a pause there through the long documents, fall to the end."""
+        *_, full, low, pause, end = (step for step, _ in self.stages())
+        knots = ((0, 0.01), (self.warmup, 1.0), (full - self.recall * 4 // 9, 1.0))
+        return Knots((*knots, (low, 0.15), (pause, 0.15), (end, 0.01)))
 
     def stages(self) -> list[tuple[int, Stage]]:
         """(step at which it ends, stage) in order."""
