@@ -32,7 +32,7 @@ class Recipe:
 
     @property
     def schedule(self) -> Schedule:
-        """Warm-up, full rate, fall to a seventh, a pause there through the long documents, fall to the end."""
+        """Warm-up, full rate, fall to a seventh, a pause there through long documents, fall to the end."""
         *_, full, low, pause, end = (step for step, _ in self.stages())
         knots = ((0, 0.01), (self.warmup, 1.0), (full - self.recall * 4 // 9, 1.0))
         return Knots((*knots, (low, 0.15), (pause, 0.15), (end, 0.01)))
