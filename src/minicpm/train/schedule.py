@@ -1,4 +1,4 @@
-"""Learning-rate schedules: WSD (warm-up, stable, decay; MiniCPM, arXiv 2404.06395, section 4) and by knots."""
+"""Learning-rate schedules: WSD (warm-up, stable, decay; MiniCPM, arXiv 2404.06395, section 4), by knots."""
 
 from bisect import bisect_right
 from dataclasses import dataclass

@@ -34,8 +34,9 @@ with a budget of about four blocks.
 ## Training
 
 {steps} steps, {tokens:.1f} million tokens seen, the loss taken on {learned:.1f} million of them;
-{hours:.2f} hours of steps on a CPU. Muon for the matrices, AdamW for embedding and norms, muP groups, and the
-warm-up, stable, decay schedule (WSD): {stages}. Seed {seed}. `minicpm train nano` runs this recipe.
+{hours:.2f} hours of steps on a CPU. Muon for the matrices, AdamW for embedding and norms, muP groups.
+Steps by stage: {stages}. The learning rate, as factor of its base at a step: {knots}, exponential in between.
+Seed {seed}. `minicpm train nano` runs this recipe.
 
 ## Data
 
@@ -102,6 +103,7 @@ def write_card(
         learned=run.learned / 1e6,
         hours=run.seconds / 3600,
         stages=_stages(recipe),
+        knots=", ".join(f"{factor:g} at {step}" for step, factor in recipe.schedule.knots),
         seed=recipe.seed,
         data=_data(public),
         count=marks[0].total,

@@ -6,7 +6,7 @@ from typing import Any
 from minicpm.train.groups import OptimizerConfig
 from minicpm.train.nano.corpus.mixture import CHAT, DECAY, LONG, RECALL, STABLE
 from minicpm.train.nano.data import Stage
-from minicpm.train.schedule import Knots, Schedule
+from minicpm.train.schedule import Knots
 
 STEP_TOKENS = 4096
 CONTEXT = 2048
@@ -31,7 +31,7 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Knots:
         """Warm-up, full rate, fall to a seventh, a pause there through long documents, fall to the end."""
         *_, full, low, pause, end = (step for step, _ in self.stages())
         knots = ((0, 0.01), (self.warmup, 1.0), (full - self.recall * 4 // 9, 1.0))

@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
+from minicpm.errors import BadInput
 from minicpm.models.decoder import Decoder
 from minicpm.train.batches import TrainBatch
 from minicpm.train.groups import initialise, optimizers
@@ -50,9 +52,24 @@ class _Stream:
         if self.stage != stage.name:
             self.stage, self.cursor = stage.name, Cursor()
 
-    def position(self) -> dict[str, object]:
-        """What a resumed run needs to continue with the next batch."""
-        return {"stage": self.stage, "shard": self.cursor.shard, "used": self.cursor.used}
+    def position(self) -> dict[str, Any]:
+        """What a resumed run needs to continue with the next batch, and to know that it is the same text."""
+        return {"stage": self.stage, "shard": self.cursor.shard, "used": self.cursor.used} | self._text()
+
+    def resume(self, where: Mapping[str, Any], state: Path) -> None:
+        """Take up a saved position; raises BadInput when it belongs to other training text."""
+        other = [
+            f"{key} {where.get(key)!r}" for key, value in self._text().items() if where.get(key) != value
+        ]
+        if other:
+            raise BadInput(
+                f"The run kept in {state} was made with {' and '.join(other)}, now it is "
+                f"{self._text()}. Its text would not go on where it stopped. Give the same, or a new folder."
+            )
+        self.stage, self.cursor = where["stage"], Cursor(where["shard"], where["used"])
+
+    def _text(self) -> dict[str, Any]:
+        return {"seed": self.recipe.seed, "corpus": self.corpus is not None}
 
 
 def train_nano(
@@ -71,7 +88,7 @@ def train_nano(
     start, stream = 0, _Stream(tokenizer, recipe, corpus, "", Cursor())
     if (state := latest_state(work)) is not None:
         start, where = load_state(state, decoder, steppers)
-        stream.stage, stream.cursor = where["stage"], Cursor(where["shard"], where["used"])
+        stream.resume(where, state)
     log = work / "log.jsonl"
     for progress in train(decoder, steppers, recipe.schedule, stream.from_step(start), start=start):
         _log(log, progress, stream.stage)
