@@ -26,6 +26,7 @@ def export(decoder: Decoder, folder: Path, *, tokenizer_folder: Path) -> Path:
     shutil.copytree(tokenizer_folder, part)
     weights = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in decoder.named_parameters()}
     save_file(weights, part / "model.safetensors", metadata={"format": "pt"})
+    (part / "model.safetensors").chmod(0o644)  # the library makes it readable to its owner alone
     (part / "config.json").write_text(json.dumps(raw_config(decoder.config.vocab), indent=2) + "\n")
     (part / "generation_config.json").write_text(json.dumps(_GENERATION, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
