@@ -1,5 +1,6 @@
 """One residual block: norm, mixer, norm, feed-forward."""
 
+import torch
 from torch import Tensor, nn
 
 from minicpm.config import ModelConfig
@@ -23,8 +24,9 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, step: Step) -> Tensor:
         """h [T, D] after this block."""
-        h = h + self.residual_scale * self.self_attn(self.input_layernorm(h, step.ops), step)
-        return h + self.residual_scale * self.mlp(self.post_attention_layernorm(h, step.ops))
+        mixed = self.self_attn(self.input_layernorm(h, step.ops), step)
+        h = torch.add(h, mixed, alpha=self.residual_scale)
+        return torch.add(h, self.mlp(self.post_attention_layernorm(h, step.ops)), alpha=self.residual_scale)
 
     def prepare(self) -> None:
         """Fuse projections for inference."""
