@@ -96,7 +96,7 @@ SHARD_BYTES = 32 << 20
 SHAPE = {
     "hidden_size": 512,
     "intermediate_size": 2048,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 9,
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
     "vocab_size": 4096,
@@ -127,7 +127,7 @@ print(now("VmHWM") - before, plan.needed_bytes, plan.weight_bytes, plan.scratch_
 
 @pytest.fixture(scope="module")
 def medium(tmp_path_factory):
-    """A checkpoint of about 100 MB in four shards."""
+    """A checkpoint of about 160 MB in several shards, so that what a process needs besides weighs little."""
     import torch
 
     from minicpm.checkpoint.writing import spec_of, write_shards
@@ -139,7 +139,7 @@ def medium(tmp_path_factory):
     torch.manual_seed(0)
     tensors = list(Decoder(parse(raw)).state_dict().items())
     write_shards(folder, [spec_of(*item) for item in tensors], tensors, max_shard_bytes=SHARD_BYTES)
-    assert len(list(folder.glob("model-*"))) == 4
+    assert len(list(folder.glob("model-*"))) >= 4
     return folder
 
 
