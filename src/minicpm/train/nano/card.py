@@ -36,7 +36,7 @@ with a budget of about four blocks.
 {steps} steps, {tokens:.1f} million tokens seen, the loss taken on {learned:.1f} million of them;
 {hours:.2f} hours of steps on a CPU. Muon for the matrices, AdamW for embedding and norms, muP groups.
 Steps by stage: {stages}. The learning rate, as factor of its base at a step: {knots}, exponential in between.
-Seed {seed}. `minicpm train nano` runs this recipe.
+Seed {seed}. `minicpm train nano` runs this recipe; `--corpus` mixes in the public texts named below.
 
 ## Data
 
