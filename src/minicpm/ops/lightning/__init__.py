@@ -1,0 +1,1 @@
+"""Lightning attention: linear attention with one constant decay per head."""
