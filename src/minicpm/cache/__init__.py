@@ -3,6 +3,18 @@
 from minicpm.cache.batch import Batch, Segment
 from minicpm.cache.cache import Cache, CachePlan
 from minicpm.cache.pages import PAGE, PagePool
+from minicpm.cache.store import SequenceStore, Store
 from minicpm.cache.token_store import Rows, TokenStore
 
-__all__ = ["PAGE", "Batch", "Cache", "CachePlan", "PagePool", "Rows", "Segment", "TokenStore"]
+__all__ = [
+    "PAGE",
+    "Batch",
+    "Cache",
+    "CachePlan",
+    "PagePool",
+    "Rows",
+    "Segment",
+    "SequenceStore",
+    "Store",
+    "TokenStore",
+]

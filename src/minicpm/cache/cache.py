@@ -8,7 +8,8 @@ import torch
 
 from minicpm.cache.batch import Segment
 from minicpm.cache.pages import PAGE, PagePool
-from minicpm.cache.token_store import Rows, TokenStore
+from minicpm.cache.store import SequenceStore, Store
+from minicpm.cache.token_store import Rows
 
 
 @dataclass(slots=True)
@@ -35,8 +36,9 @@ class Cache:
 
     PAGE = PAGE
 
-    def __init__(self, stores: Sequence[TokenStore], pages: int, *, device: torch.device) -> None:
+    def __init__(self, stores: Sequence[Store], pages: int, *, device: torch.device) -> None:
         self.stores = tuple(stores)
+        self._sequence_stores = [store for store in self.stores if isinstance(store, SequenceStore)]
         self._pool = PagePool(pages)
         self._device = device
         self._table: dict[int, _Pages] = {}
@@ -61,12 +63,16 @@ class Cache:
         """A new empty sequence."""
         self._next_handle += 1
         self._table[self._next_handle] = _Pages([])
+        for store in self._sequence_stores:
+            store.opened(self._next_handle)
         return self._next_handle
 
     def close(self, seq: int) -> None:
         """Forget a sequence and release its pages."""
         for page in self._table.pop(seq).pages:
             self._pool.drop(page)
+        for store in self._sequence_stores:
+            store.closed(seq)
 
     def length(self, seq: int) -> int:
         """Tokens held."""
@@ -90,9 +96,15 @@ class Cache:
         return True
 
     def rewind(self, seq: int, n: int) -> int:
-        """Drop back to at most n tokens, giving up reserved room; returns the length reached."""
+        """Drop back to at most n tokens, giving up reserved room; returns the length reached.
+
+        That is less than n where a layer can only go back further; feed the tokens in between again.
+        """
         entry = self._table[seq]
-        entry.length = min(entry.length, n)
+        if n < entry.length:
+            entry.length = self.reachable(seq, n)
+            for store in self._sequence_stores:
+                store.rewound(seq, entry.length)
         keep = -(-entry.length // PAGE)
         for page in entry.pages[keep:]:
             self._pool.drop(page)
@@ -100,15 +112,27 @@ class Cache:
         return entry.length
 
     def fork(self, seq: int, n: int) -> int:
-        """A new sequence with the first n tokens of `seq`, its pages shared."""
+        """A new sequence with the first n tokens of `seq`, its pages shared.
+
+        Its length is less than n where a layer can only give back fewer.
+        """
         entry = self._table[seq]
         assert 0 <= n <= entry.length, f"cannot fork {n} tokens of a sequence that holds {entry.length}"
+        n = self.reachable(seq, n)
         pages = entry.pages[: -(-n // PAGE)]
         for page in pages:
             self._pool.share(page)
         copy = self.open()
         self._table[copy] = _Pages(list(pages), n)
+        for store in self._sequence_stores:
+            store.forked(seq, copy, n)
         return copy
+
+    def reachable(self, seq: int, n: int) -> int:
+        """The largest length up to n at which every layer can continue the sequence."""
+        while (reached := min((s.reachable(seq, n) for s in self._sequence_stores), default=n)) < n:
+            n = reached
+        return n
 
     def plan(self, segments: Sequence[Segment]) -> CachePlan:
         """Rows to write and read for `segments`, each within the room reserved at its sequence's end."""

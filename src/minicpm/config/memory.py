@@ -1,9 +1,8 @@
 """How many bytes a model's weights and cache take, from its config alone."""
 
 from minicpm.config.dtypes import BYTES
-from minicpm.config.model import LayerConfig, ModelConfig, parameter_count
-
-PAGE_TOKENS = 64
+from minicpm.config.mixers import PAGE_TOKENS
+from minicpm.config.model import ModelConfig, parameter_count
 
 
 def weight_bytes(config: ModelConfig, dtype: str) -> int:
@@ -12,15 +11,16 @@ def weight_bytes(config: ModelConfig, dtype: str) -> int:
 
 
 def cache_bytes(config: ModelConfig, tokens: int, dtype: str) -> int:
-    """Bytes of the cache of one sequence of `tokens` tokens, whole pages counted."""
+    """Bytes of the cache of one sequence of `tokens` tokens, whole pages counted, and of its states."""
     pages = -(-tokens // PAGE_TOKENS)
-    return pages * page_bytes(config, dtype)
+    return pages * page_bytes(config, dtype) + state_bytes(config)
 
 
 def page_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of one page of 64 tokens over all layers."""
-    return PAGE_TOKENS * BYTES[dtype] * sum(map(_values_per_token, config.layers))
+    return BYTES[dtype] * sum(layer.mixer.page_values for layer in config.layers)
 
 
-def _values_per_token(layer: LayerConfig) -> int:
-    return 2 * layer.mixer.kv_heads * layer.mixer.head_dim
+def state_bytes(config: ModelConfig) -> int:
+    """Bytes that one sequence takes over all layers however long it is; states are float32."""
+    return BYTES["float32"] * sum(layer.mixer.state_values for layer in config.layers)

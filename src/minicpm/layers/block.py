@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from minicpm.config import ModelConfig
-from minicpm.layers.attention import Attention
-from minicpm.layers.mlp import MLP
+from minicpm.layers.feed_forwards import feed_forward
+from minicpm.layers.mixers import mixer
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
 
@@ -18,9 +18,9 @@ class Block(nn.Module):
         layer = config.layers[index]
         self.residual_scale = config.residual_scale
         self.input_layernorm = RMSNorm(config.hidden, config.norm_eps)
-        self.self_attn = Attention(config.hidden, layer.mixer, layer=index)
+        self.self_attn = mixer(config.hidden, layer.mixer, layer=index, norm_eps=config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
-        self.mlp = MLP(config.hidden, layer.ffn)
+        self.mlp = feed_forward(config.hidden, layer.ffn)
 
     def forward(self, h: Tensor, step: Step) -> Tensor:
         """h [T, D] after this block."""

@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from minicpm.cache import Cache, CachePlan, Rows, Segment, TokenStore
+from minicpm.cache import Cache, CachePlan, Rows, Segment, Store, TokenStore
 from minicpm.ops.backend import Backend
 from minicpm.ops.rope import Angles
 
@@ -33,7 +33,13 @@ class Step:
         """Causal attention of packed q [T, H, d], k and v [T, Hk, d] within their segments, [T, H, d]."""
         if self.cache is None or self.plan is None:
             return _attend_fresh(self.ops, self.segments, q, k, v)
-        return _attend_cached(self.ops, self.segments, self.plan, self.cache.stores[layer], (q, k, v))
+        store = _token_store(self.cache.stores[layer])
+        return _attend_cached(self.ops, self.segments, self.plan, store, (q, k, v))
+
+
+def _token_store(store: Store) -> TokenStore:
+    assert isinstance(store, TokenStore), f"softmax attention needs a TokenStore, not {type(store).__name__}"
+    return store
 
 
 def _attend_fresh(ops: Backend, segments: Sequence[Segment], q: Tensor, k: Tensor, v: Tensor) -> Tensor:

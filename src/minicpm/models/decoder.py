@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from minicpm.cache import Batch, Cache, TokenStore
+from minicpm.cache import Batch, Cache
 from minicpm.config import ModelConfig
 from minicpm.layers.block import Block
+from minicpm.layers.mixers import as_mixer
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
 from minicpm.ops.backend import TORCH, choose_backend
@@ -79,8 +80,8 @@ class Decoder(nn.Module):
     def new_cache(self, pages: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty cache of `pages` pages of 64 tokens, in the weights' dtype unless said."""
         dtype = dtype or self.dtype
-        mixers = [layer.mixer for layer in self.config.layers]
-        stores = [TokenStore(pages, m.kv_heads, m.head_dim, dtype=dtype, device=self.device) for m in mixers]
+        mixers = [as_mixer(block.self_attn) for block in self.model.layers]
+        stores = [mixer.new_store(pages, dtype, self.device) for mixer in mixers]
         return Cache(stores, pages, device=self.device)
 
     def prepare(self, backend: str = "auto") -> None:

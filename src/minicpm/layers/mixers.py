@@ -1,0 +1,40 @@
+"""The module that owns the parameters of each kind of mixer."""
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from minicpm.cache import Store
+from minicpm.config import GQA, Mixer
+from minicpm.layers.attention import Attention
+from minicpm.layers.step import Step
+
+
+class MixerModule(Protocol):
+    """What a block and the cache ask of a mixer."""
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        """x [T, D] normalised; result [T, D]. Rows beyond the batch's tokens are padding."""
+        ...
+
+    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> Store:
+        """What this layer remembers, for sequences over `pages` pages."""
+        ...
+
+    def prepare(self) -> None:
+        """Repack for inference."""
+        ...
+
+
+def mixer(hidden: int, config: Mixer, *, layer: int, norm_eps: float) -> nn.Module:
+    """A `MixerModule` for layer number `layer`; `norm_eps` is that of the model's norms."""
+    match config:
+        case GQA():
+            return Attention(hidden, config, layer=layer)
+    raise NotImplementedError(f"no module for {config}")
+
+
+def as_mixer(module: nn.Module) -> MixerModule:
+    """The same module, typed."""
+    return cast(MixerModule, module)
