@@ -43,8 +43,8 @@ def trained(monkeypatch):
     return asked
 
 
-NONE = ("--recall", "0", "--long", "0", "--chat", "0", "--questions", "0")
-SHORT = ("--stable", "5", "--decay", "1", "--warmup", "1", *NONE)
+NONE = ("--long", "0", "--questions", "0")
+SHORT = ("--stable", "5", "--chat", "1", "--warmup", "1", *NONE)
 
 
 def test_the_folder_of_the_model_is_printed_and_a_plot_drawn(program, trained, tmp_path):
@@ -107,7 +107,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(program, t
     )
     program("train", "nano", "--out", out, "--stable", "x").refused("'x' is not a whole number")
     program("train", "nano", "--out", out, "--corpus", str(tmp_path / "absent")).refused("--corpus")
-    program("train", "nano", "--out", out, "--stable", "0", "--decay", "0", *NONE).refused("nothing to train")
+    program("train", "nano", "--out", out, "--stable", "0", "--chat", "0", *NONE).refused("nothing to train")
     program("train", "nano", "--out", out, "--questions", "-1").refused("--questions")
     (tmp_path / "file").touch()
     program("train", "nano", "--out", str(tmp_path / "file")).refused("is a file")

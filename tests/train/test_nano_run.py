@@ -11,10 +11,11 @@ from minicpm.testing import ScriptedChat
 from minicpm.train.nano import run as runs
 from minicpm.train.nano.card import totals, write_card
 from minicpm.train.nano.exams import Item
+from minicpm.train.nano.model import config
 from minicpm.train.nano.recipe import Recipe
 from minicpm.train.nano.score import Mark, Written, examine, is_right
 
-SHORT = Recipe(stable=2, recall=1, decay=1, long=0, chat=0, warmup=1)
+SHORT = Recipe(stable=2, long=1, chat=1, warmup=1)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     stages = [
         json.loads(line)["stage"] for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
     ]
-    assert stages == ["stable", "stable", "recall", "decay"]
+    assert stages == ["stable", "stable", "long", "chat"]
 
 
 def test_a_folder_of_another_seed_is_refused(tmp_path):
@@ -75,9 +76,8 @@ def test_the_card_holds_the_marks_and_counts_a_repeated_step_once(tmp_path):
     run = totals(log)
     assert (run.steps, run.tokens, run.learned, run.seconds) == (2, 200, 80, 4.0)
     marks = [Mark("facts", 9, 10)]
-    card = write_card(
-        tmp_path, parameters=5_700_000, vocab=6144, recipe=SHORT, run=run, marks=marks, public=False
-    )
+    card = write_card(tmp_path, config=config(), recipe=SHORT, run=run, marks=marks, public=False)
     text = card.read_text(encoding="utf-8")
     assert "| facts | 90.0% | 90% |" in text
+    assert f"{len(config().layers)} layers, hidden 256" in text
     assert "Tatoeba" not in text

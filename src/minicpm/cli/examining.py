@@ -18,7 +18,6 @@ def examine_nano(folder: Path, *, log: Path, recipe: "Recipe", public: bool, que
 
     `public` tells that public texts were mixed into the corpus.
     """
-    from minicpm.config import parameter_count
     from minicpm.engine.api import load
     from minicpm.train.nano.card import totals, write_card
     from minicpm.train.nano.score import TARGETS, examine
@@ -32,8 +31,7 @@ def examine_nano(folder: Path, *, log: Path, recipe: "Recipe", public: bool, que
             print(f"{mark.exam}: {mark.right} of {mark.total} right ({aim})", file=sys.stderr, flush=True)
     return write_card(
         folder,
-        parameters=parameter_count(model.config),
-        vocab=model.config.vocab,
+        config=model.config,
         recipe=recipe,
         run=totals(log),
         marks=marks,

@@ -18,8 +18,8 @@ from minicpm.models.decoder import Decoder
 class OptimizerConfig:
     """Base values, before the division by r_w; betas, decay and eps are ours, the paper gives none."""
 
-    base_lr: float = 0.01
-    matrix_lr: float = 0.02
+    base_lr: float = 0.003
+    matrix_lr: float = 0.005
     momentum: float = 0.95
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)

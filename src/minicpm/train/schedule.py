@@ -1,6 +1,5 @@
-"""Learning-rate schedules: WSD (warm-up, stable, decay; MiniCPM, arXiv 2404.06395, section 4), by knots."""
+"""Learning-rate schedules: WSD (warm-up, stable, decay; MiniCPM, arXiv 2404.06395, section 4)."""
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,25 +41,3 @@ class WSD:
         if step < self.stable:
             return 1.0
         return self.floor ** min((step - self.stable + 1) / max(self.decay, 1), 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Knots:
-    """Exponential from each (step, factor) to the next; WSD whose decay pauses is one of these.
-
-    The first knot is at step 0, steps never fall, factors are positive; training ends at the last step.
-    """
-
-    knots: tuple[tuple[int, float], ...]
-
-    @property
-    def steps(self) -> int:
-        """The step of the last knot."""
-        return self.knots[-1][0]
-
-    def factor(self, step: int) -> float:
-        """The factor at `step`, counted from 0."""
-        index = min(bisect_right([at for at, _ in self.knots], step), len(self.knots) - 1)
-        (begin, low), (end, high) = self.knots[index - 1], self.knots[index]
-        share = min((step - begin) / max(end - begin, 1), 1.0)
-        return low ** (1 - share) * high**share

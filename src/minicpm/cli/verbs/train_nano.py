@@ -19,18 +19,9 @@ def command(
         Path | None, option("--corpus", help="Folder with text to mix into the generated corpus.")
     ] = None,
     stable: Annotated[Steps, option("--stable", parser=whole_number, help=f"{_STEPS}: all skills.")] = None,
-    recall: Annotated[
-        Steps, option("--recall", parser=whole_number, help=f"{_STEPS}: dense practice of looking back.")
-    ] = None,
-    decay: Annotated[
-        Steps, option("--decay", parser=whole_number, help=f"{_STEPS}: mostly conversations.")
-    ] = None,
     long: Annotated[Steps, option("--long", parser=whole_number, help=f"{_STEPS}: long documents.")] = None,
     chat: Annotated[
-        Steps, option("--chat", parser=whole_number, help=f"{_STEPS}: conversations alone.")
-    ] = None,
-    plateau: Annotated[
-        Steps, option("--plateau", parser=whole_number, help="Steps until the learning rate falls.")
+        Steps, option("--chat", parser=whole_number, help=f"{_STEPS}: conversations, while the rate falls.")
     ] = None,
     warmup: Annotated[
         Steps, option("--warmup", parser=whole_number, help="Steps of rising learning rate at the start.")
@@ -49,8 +40,7 @@ def command(
     """
     from minicpm.cli.training import train_with_progress
 
-    given = {"stable": stable, "recall": recall, "decay": decay, "long": long, "chat": chat}
-    given |= {"plateau": plateau, "warmup": warmup, "seed": seed}
+    given = {"stable": stable, "long": long, "chat": chat, "warmup": warmup, "seed": seed}
     _check(out, corpus, questions)
     recipe = _recipe({name: value for name, value in given.items() if value is not None})
     model = train_with_progress(out, recipe, corpus)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minicpm.checkpoint.atomic import write_file
+from minicpm.config import ModelConfig, parameter_count
 from minicpm.train.nano.exams import EXAMS
 from minicpm.train.nano.recipe import Recipe
 from minicpm.train.nano.score import TARGETS, Mark
@@ -26,16 +27,17 @@ does not know.
 
 ## Shape
 
-6 layers, hidden 256, feed-forward 640, 4 query heads over 2 key/value heads of width 64, {vocab}
-byte-fallback BPE pieces, tied embedding, muP scaling (embedding x 12, depth 1.4, base width 128), context
-2048. Its `sparse_config` has the published InfLLM-V2 geometry (kernels of 32 every 16 tokens, blocks of 64)
-with a budget of about four blocks.
+{layers} layers, hidden {hidden}, feed-forward {intermediate}, {heads} query heads over {kv_heads} key/value
+heads of width {head_dim}, {vocab} byte-fallback BPE pieces, tied embedding, muP scaling (embedding x 12,
+depth 1.4, base width 128), context {context}. Its `sparse_config` has the published InfLLM-V2 geometry
+(kernels of 32 every 16 tokens, blocks of 64) with a budget of about four blocks.
 
 ## Training
 
 {steps} steps, {tokens:.1f} million tokens seen, the loss taken on {learned:.1f} million of them;
 {hours:.2f} hours of steps on a CPU. Muon for the matrices, AdamW for embedding and norms, muP groups.
-Steps by stage: {stages}. The learning rate, as factor of its base at a step: {knots}, exponential in between.
+Steps by stage: {stages}. The learning rate rises over {warmup} steps, stays, and falls
+exponentially to {floor:g} of itself over the chat stage (WSD).
 Seed {seed}. `minicpm train nano` runs this recipe; `--corpus` mixes in the public texts named below.
 
 ## Data
@@ -55,7 +57,7 @@ text, and the exams are made of that tenth. Scores on text seen in training woul
 Written by the command that measured it.
 """
 
-_GENERATED = "Conversations, drills, stories and documents from `minicpm.train.nano.corpus` (Apache-2.0)"
+_GENERATED = "Conversations, drills and documents from `minicpm.train.nano.corpus` (Apache-2.0)"
 _PUBLIC = (
     "English-Chinese sentence pairs of Tatoeba (CC BY 2.0 FR)",
     "out-of-scope questions of CLINC oos-eval (CC BY 3.0)",
@@ -87,23 +89,31 @@ def totals(log: Path) -> Totals:
 def write_card(
     folder: Path,
     *,
-    parameters: int,
-    vocab: int,
+    config: ModelConfig,
     recipe: Recipe,
     run: Totals,
     marks: Sequence[Mark],
     public: bool,
 ) -> Path:
     """Write README.md into a model folder; `public` tells that the public texts were used too."""
+    mixer = config.layers[0].mixer
     text = _TEXT.format(
-        parameters=parameters / 1e6,
-        vocab=vocab,
+        parameters=parameter_count(config) / 1e6,
+        layers=len(config.layers),
+        hidden=config.hidden,
+        intermediate=config.layers[0].ffn.intermediate,
+        heads=mixer.heads,
+        kv_heads=mixer.kv_heads,
+        head_dim=mixer.head_dim,
+        vocab=config.vocab,
+        context=config.context,
         steps=run.steps,
         tokens=run.tokens / 1e6,
         learned=run.learned / 1e6,
         hours=run.seconds / 3600,
         stages=_stages(recipe),
-        knots=", ".join(f"{factor:g} at {step}" for step, factor in recipe.schedule.knots),
+        warmup=recipe.warmup,
+        floor=recipe.floor,
         seed=recipe.seed,
         data=_data(public),
         count=marks[0].total,

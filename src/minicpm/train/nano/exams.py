@@ -70,21 +70,21 @@ WORD, GAP = re.compile("(?<![A-Za-z])[a-z]+"), re.compile(" (?=[A-Z0-9])")
 
 
 def tokens_of(text: str) -> float:
-    """The length of a retrieval text in tokens, within seven percent; fitted, to need no tokenizer."""
+    """The length of a retrieval text in tokens, within eight percent; fitted, to need no tokenizer."""
     names = NAME.findall(text)
     letters = sum(map(len, names)) - len(names)
     return (
         len(SMALL.sub("", text))
-        + 0.45 * letters
-        + 0.95 * len(WORD.findall(text))
-        + 0.25 * len(GAP.findall(text))
+        + 0.40 * letters
+        + 0.97 * len(WORD.findall(text))
+        + 0.275 * len(GAP.findall(text))
     )
 
 
 def _retrieval(rng: Random, tokens: int) -> Item:
     zh, make = rng.random() < 0.35, rng.choice((retrieval.key_values, retrieval.needles))
     text, found = make(rng, zh, tokens, held=True)
-    while not 0.94 <= tokens_of(text) / tokens <= 1.02:
+    while not 0.97 <= tokens_of(text) / tokens <= 1.02:
         text, found = make(rng, zh, tokens * rng.uniform(0.7, 1.3), held=True)
     fact = rng.choice(found)
     asked = retrieval.exchange(rng, fact, zh)

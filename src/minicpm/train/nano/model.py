@@ -1,4 +1,4 @@
-"""The shape of nano: a MiniCPM4-architecture decoder of 5.7 million parameters."""
+"""The shape of nano: a MiniCPM4-architecture decoder of 4.5 million parameters."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ def raw_config(vocab: int = 6144) -> dict[str, Any]:
         "model_type": "minicpm",
         "vocab_size": vocab,
         "hidden_size": 256,
-        "intermediate_size": 640,
-        "num_hidden_layers": 6,
+        "intermediate_size": 512,
+        "num_hidden_layers": 5,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from minicpm.train.groups import OptimizerConfig
-from minicpm.train.nano.corpus.mixture import CHAT, DECAY, LONG, RECALL, STABLE
+from minicpm.train.nano.corpus.mixture import CHAT, LONG, STABLE
 from minicpm.train.nano.data import Stage
-from minicpm.train.schedule import Knots
+from minicpm.train.schedule import WSD
 
 STEP_TOKENS = 4096
 CONTEXT = 2048
@@ -16,33 +16,27 @@ CONTEXT = 2048
 class Recipe:
     """Steps per stage, and the learning rate over all of them.
 
-    Dense practice of looking back comes once the words are known. The decay carries the chat mixture, as
-    MiniCPM's two-stage rule says; documents of full length come next, and the last steps are conversations
-    alone. The rate is full into the middle of `recall`, and pauses on its way down where skills form fastest.
+    Practice of looking back is in the mixture from the first step; documents of full length come when the
+    short ones are learned. The rate falls over the whole chat stage, as MiniCPM's two-stage rule says.
     """
 
-    stable: int = 1500
-    recall: int = 900
-    decay: int = 400
-    long: int = 600
-    chat: int = 450
-    warmup: int = 100
+    stable: int = 3000
+    long: int = 1300
+    chat: int = 1700
+    warmup: int = 60
+    floor: float = 0.02
     seed: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     @property
-    def schedule(self) -> Knots:
-        """Warm-up, full rate, fall to a seventh, a pause there through long documents, fall to the end."""
-        *_, full, low, pause, end = (step for step, _ in self.stages())
-        knots = ((0, 0.01), (self.warmup, 1.0), (full - self.recall * 4 // 9, 1.0))
-        return Knots((*knots, (low, 0.15), (pause, 0.15), (end, 0.01)))
+    def schedule(self) -> WSD:
+        """Warm-up, full rate through `stable` and `long`, and the fall to `floor` over `chat`."""
+        return WSD(self.warmup, self.stable + self.long, self.chat, self.floor)
 
     def stages(self) -> list[tuple[int, Stage]]:
         """(step at which it ends, stage) in order."""
         stages = [
             (self.stable, Stage("stable", STABLE, STEP_TOKENS, 640)),
-            (self.recall, Stage("recall", RECALL, STEP_TOKENS, 1024)),
-            (self.decay, Stage("decay", DECAY, STEP_TOKENS, 1024)),
             (self.long, Stage("long", LONG, STEP_TOKENS, CONTEXT)),
             (self.chat, Stage("chat", CHAT, STEP_TOKENS, CONTEXT)),
         ]

@@ -14,7 +14,6 @@ from minicpm.train.nano.corpus import (
     recall,
     retrieval,
     smalltalk,
-    stories,
     texttasks,
     tools,
     unknown,
@@ -24,35 +23,27 @@ from minicpm.train.nano.sample import Sample
 SHARD = 2000
 # Shares of tokens, not of samples.
 STABLE: Mapping[str, float] = {
-    "drill": 0.15, "scratch": 0.05, "arithmetic": 0.15, "retrieval": 0.18, "tools": 0.18, "smalltalk": 0.05,
-    "facts": 0.06, "unknown": 0.06, "texttasks": 0.05, "stories": 0.03, "natural": 0.04,
-}  # fmt: skip
-RECALL: Mapping[str, float] = {
-    "copying": 0.12, "recall": 0.16, "retrieval": 0.18, "tools": 0.20, "arithmetic": 0.12, "drill": 0.07,
-    "smalltalk": 0.04, "facts": 0.05, "unknown": 0.03, "texttasks": 0.03,
-}  # fmt: skip
-DECAY: Mapping[str, float] = {
-    "drill": 0.08, "scratch": 0.02, "arithmetic": 0.16, "recall": 0.06, "copying": 0.02, "retrieval": 0.18,
-    "tools": 0.23, "smalltalk": 0.08, "facts": 0.08, "unknown": 0.06, "texttasks": 0.03,
-}  # fmt: skip
-CHAT: Mapping[str, float] = {
-    "drill": 0.05, "arithmetic": 0.22, "long": 0.08, "retrieval": 0.12, "tools": 0.25, "smalltalk": 0.09,
-    "facts": 0.08, "unknown": 0.08, "texttasks": 0.03,
+    "drill": 0.10, "scratch": 0.04, "arithmetic": 0.13, "copying": 0.09, "recall": 0.14, "retrieval": 0.13,
+    "tools": 0.20, "smalltalk": 0.04, "facts": 0.05, "unknown": 0.03, "texttasks": 0.03, "natural": 0.02,
 }  # fmt: skip
 LONG: Mapping[str, float] = {
-    "long": 0.38, "long_recall": 0.22, "drill": 0.04, "arithmetic": 0.10, "retrieval": 0.04, "tools": 0.12,
-    "smalltalk": 0.04, "facts": 0.03, "unknown": 0.03,
+    "drill": 0.06, "scratch": 0.03, "arithmetic": 0.12, "copying": 0.02, "recall": 0.03, "long_recall": 0.20,
+    "retrieval": 0.04, "long": 0.20, "tools": 0.18, "smalltalk": 0.04, "facts": 0.04, "unknown": 0.02,
+    "texttasks": 0.02,
+}  # fmt: skip
+CHAT: Mapping[str, float] = {
+    "drill": 0.05, "scratch": 0.02, "arithmetic": 0.14, "long_recall": 0.10, "retrieval": 0.05, "long": 0.24,
+    "tools": 0.20, "smalltalk": 0.06, "facts": 0.06, "unknown": 0.06, "texttasks": 0.02,
 }  # fmt: skip
 
 
-def makers(source: natural.Natural | None, long: bool = False) -> dict[str, Callable[[Random], Sample]]:
-    """The generator of every skill; `long` also lengthens the plain retrieval documents."""
-    span = (800, 1840) if long else (64, 400)
+def makers(source: natural.Natural | None) -> dict[str, Callable[[Random], Sample]]:
+    """The generator of every skill."""
     table: dict[str, Callable[[Random], Sample]] = {
         "drill": arithmetic.drill,
         "scratch": arithmetic.scratch_drill,
         "arithmetic": arithmetic.chat,
-        "retrieval": lambda rng: retrieval.retrieval(rng, rng.randint(*span)),
+        "retrieval": lambda rng: retrieval.retrieval(rng, rng.randint(64, 400)),
         "long": lambda rng: retrieval.retrieval(rng, rng.randint(800, 1840)),
         "copying": lambda rng: recall.copying(rng, rng.randint(40, 300)),
         "recall": lambda rng: recall.recall(rng, rng.randint(60, 500)),
@@ -62,7 +53,6 @@ def makers(source: natural.Natural | None, long: bool = False) -> dict[str, Call
         "facts": facts.facts,
         "unknown": lambda rng: unknown.unknown(rng, source),
         "texttasks": texttasks.texttasks,
-        "stories": stories.story,
     }
     if source is not None and source.pairs:
         table["natural"] = lambda rng: natural.natural(rng, source)
@@ -74,7 +64,6 @@ def shard(
     index: int,
     mix: Mapping[str, float],
     *,
-    long: bool = False,
     corpus: Path | None = None,
     size: int = SHARD,
 ) -> list[Sample]:
@@ -84,7 +73,7 @@ def shard(
     "natural" goes to the others.
     """
     rng = Random(f"nano/{seed}/{index}")
-    table = makers(natural.load(corpus), long)
+    table = makers(natural.load(corpus))
     owed = {skill: weight for skill, weight in mix.items() if weight > 0 and skill in table}
     spent = {skill: rng.random() * 300 / weight for skill, weight in owed.items()}
     samples = []
@@ -97,8 +86,8 @@ def shard(
 
 
 def stream(
-    seed: int, mix: Mapping[str, float], *, long: bool = False, corpus: Path | None = None, start: int = 0
+    seed: int, mix: Mapping[str, float], *, corpus: Path | None = None, start: int = 0
 ) -> Iterator[Sample]:
     """All shards from number `start` on, without end."""
     for index in count(start):
-        yield from shard(seed, index, mix, long=long, corpus=corpus)
+        yield from shard(seed, index, mix, corpus=corpus)

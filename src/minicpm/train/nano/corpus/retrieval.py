@@ -8,8 +8,8 @@ from random import Random
 from typing import NamedTuple
 
 from minicpm.train.nano.corpus.chat import Exchange, talk
+from minicpm.train.nano.corpus.filler import filler
 from minicpm.train.nano.corpus.heldout import draw
-from minicpm.train.nano.corpus.stories import filler
 from minicpm.train.nano.corpus.words import (
     COLOURS,
     WORDS,
