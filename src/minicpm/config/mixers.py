@@ -46,7 +46,10 @@ class GQA:
 
 @dataclass(frozen=True, slots=True)
 class SparseConfig:
-    """InfLLM-V2 geometry in tokens, except `topk` and `init_blocks`, which count blocks."""
+    """InfLLM-V2 geometry in tokens, except `topk`, `init_blocks` and `local_blocks`, which count blocks.
+
+    `local_blocks` None means as many as cover a window of `window_size` tokens from anywhere in a block.
+    """
 
     kernel_size: int = 32
     kernel_stride: int = 16
@@ -56,6 +59,7 @@ class SparseConfig:
     topk: int = 64
     use_nope: bool = False
     dense_len: int = 8192
+    local_blocks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,15 @@ class InfLLM:
         return self.attention.head_dim
 
     @property
+    def scores_unrotated(self) -> bool:
+        """Blocks are chosen by queries and keys before rotation, which attention itself rotates."""
+        return self.sparse.use_nope and self.attention.rotary
+
+    @property
     def page_values(self) -> int:
-        """Keys and values of a page, and one compressed key per kernel stride."""
-        compressed = PAGE_TOKENS // self.sparse.kernel_stride * self.kv_heads * self.head_dim
-        return self.attention.page_values + compressed
+        """Keys and values of a page, one compressed key per stride, and unrotated keys where they choose."""
+        rows = PAGE_TOKENS // self.sparse.kernel_stride + PAGE_TOKENS * self.scores_unrotated
+        return self.attention.page_values + rows * self.kv_heads * self.head_dim
 
     @property
     def state_values(self) -> int:
