@@ -1,0 +1,1 @@
+"""Turns images into token vectors: towers of transformer blocks, and the resampler after them."""
