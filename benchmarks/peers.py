@@ -22,8 +22,8 @@ class Ours:
         """Append ids [T]; logits [V] of the last one."""
         self.cache.reserve(self.seq, len(ids))
         segment = Segment(self.seq, self.cache.length(self.seq), len(ids))
-        hidden = self.decoder(Batch(ids, (segment,), self.cache))
-        return self.decoder.logits(hidden[-1:])[0]
+        hidden = self.decoder(Batch(ids, (segment,), self.cache, rows=torch.tensor([len(ids) - 1])))
+        return self.decoder.logits(hidden)[0]
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens."""

@@ -226,3 +226,15 @@ def test_a_narrower_cache_only_rounds_keys_and_values(toy, tokens):
     assert cache.nbytes == decoder.new_cache(2).nbytes // 2
     hidden = feed(decoder, cache, (cache.open(), ids))[0]
     assert_same(hidden, whole(decoder, ids), bound=4 * 2**-8)  # keys and values are rounded to 8 bits
+
+
+@EVERY_MODEL
+@EVERY_BACKEND
+@pytest.mark.parametrize("rows", [[], [TOKENS - 1], [0, 5, 64, 5, 149]], ids=["none", "last", "some"])
+def test_wanted_rows_are_those_of_the_whole(toy, family, backend, rows):
+    model = toy(family)
+    decoder, ids = model.decoder(backend=backend), model.ids(TOKENS)
+    segments = Batch.of_sequences(ids).segments
+    with torch.no_grad():
+        found = decoder(Batch(ids, segments, rows=torch.tensor(rows, dtype=torch.int64)))
+    assert torch.equal(found, whole(decoder, ids)[rows])

@@ -71,9 +71,9 @@ def test_packed_loss_equals_the_mean_over_separate_samples():
     total, count = 0.0, 0
     for sample in samples()[:4]:
         for one in pack([sample], 1024, longest=128, seed=0):
-            if len(one.rows):
-                total += loop.step_loss(decoder, one).item() * len(one.rows)
-                count += len(one.rows)
+            if len(one.targets):
+                total += loop.step_loss(decoder, one).item() * len(one.targets)
+                count += len(one.targets)
     # bf16 autocast rounds activations to 8 bits of mantissa.
     assert packed.item() == pytest.approx(total / count, rel=1e-2)
 

@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 class Segment:
     """`count` consecutive tokens of one sequence, the first at position `start`.
 
-    `seq` is a handle of the batch's cache, or None when nothing is to be remembered.
+    `seq` is a handle of the batch's cache, or None when nothing is to be remembered; `adapter` names the
+    adapter its rows are computed with, if any, which must be the same for all of a sequence.
     """
 
     seq: int | None
     start: int
     count: int
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Token ids [T] int64 of all segments in order, and the cache they extend, if any.
 
+    `rows` [R] int64 names the tokens whose hidden states are wanted, all of them when it is None.
     With a cache every segment starts where its sequence ends, and room was reserved for it.
     Training, prefill, decode, verification and scoring are all this one call.
     """
@@ -35,6 +38,7 @@ class Batch:
     ids: Tensor
     segments: tuple[Segment, ...]
     cache: Cache | None = None
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         total = sum(segment.count for segment in self.segments)
@@ -44,6 +48,11 @@ class Batch:
     def of_sequences(cls, *sequences: Tensor) -> Batch:
         """Separate fresh sequences of ids, packed, without a cache."""
         return cls(torch.cat(sequences), tuple(Segment(None, 0, len(ids)) for ids in sequences))
+
+    @property
+    def wanted(self) -> int:
+        """How many hidden states a forward gives."""
+        return len(self.ids if self.rows is None else self.rows)
 
     @property
     def positions(self) -> Tensor:

@@ -1,6 +1,7 @@
 """Computes one planned step: a single forward, and logits only for the rows that are sampled or scored."""
 
 from collections.abc import Sequence as Listing
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -34,25 +35,33 @@ class Runner:
     @torch.inference_mode()
     def run(self, works: Listing[Work]) -> list[Outcome]:
         """One outcome per work; the cache then holds the works' tokens. Room must have been reserved."""
-        hidden = self._decoder(self._batch(works))
-        ends = _ends(works)
+        wanted = [_wanted(work) for work in works]
+        hidden = self._decoder(self._batch(works, wanted)).split(wanted)
         sampled = [i for i, work in enumerate(works) if work.samples]
-        draws = self._choose(hidden, [ends[i] - 1 for i in sampled], [works[i] for i in sampled])
+        draws = self._choose([hidden[i][-1:] for i in sampled], [works[i] for i in sampled])
         by_work = dict(zip(sampled, draws, strict=True))
         return [
-            Outcome(by_work.get(i), self._score(hidden[ends[i] - work.count : ends[i]], work))
-            for i, work in enumerate(works)
+            Outcome(by_work.get(i), self._score(rows, work))
+            for i, (rows, work) in enumerate(zip(hidden, works, strict=True))
         ]
 
-    def _batch(self, works: Listing[Work]) -> Batch:
+    def _batch(self, works: Listing[Work], wanted: Listing[int]) -> Batch:
+        device = self._decoder.device
         ids = [t for w in works for t in w.sequence.tokens[w.start : w.start + w.count]]
         segments = tuple(Segment(w.sequence.handle, w.start, w.count) for w in works)
-        return Batch(torch.tensor(ids, device=self._decoder.device), segments, self._cache)
+        ends = accumulate(work.count for work in works)
+        rows = [row for end, count in zip(ends, wanted, strict=True) for row in range(end - count, end)]
+        return Batch(
+            torch.tensor(ids, device=device),
+            segments,
+            self._cache,
+            rows=None if len(rows) == len(ids) else torch.tensor(rows, dtype=torch.int64, device=device),
+        )
 
-    def _choose(self, hidden: Tensor, rows: list[int], works: list[Work]) -> list[Draw]:
+    def _choose(self, rows: list[Tensor], works: list[Work]) -> list[Draw]:
         if not works:
             return []
-        return choose(self._decoder.logits(hidden[rows]), [w.sequence for w in works])
+        return choose(self._decoder.logits(torch.cat(rows)), [w.sequence for w in works])
 
     def _score(self, hidden: Tensor, work: Work) -> dict[int, TokenScore]:
         """Scores of the prompt tokens that hidden [count, D] predicts, each row the next position."""
@@ -69,10 +78,7 @@ class Runner:
         return found
 
 
-def _ends(works: Listing[Work]) -> list[int]:
-    """For each work, the row after its last one in the packed batch."""
-    ends, total = [], 0
-    for work in works:
-        total += work.count
-        ends.append(total)
-    return ends
+def _wanted(work: Work) -> int:
+    """How many of its last rows a work needs: all to score a prompt, one to sample, else none."""
+    scored = work.sequence.params.prompt_logprobs is not None and work.sequence.unscored
+    return work.count if scored else int(work.samples)

@@ -22,9 +22,11 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
         self.mlp = feed_forward(config.hidden, layer.ffn)
 
-    def forward(self, h: Tensor, step: Step) -> Tensor:
-        """h [T, D] after this block."""
+    def forward(self, h: Tensor, step: Step, rows: Tensor | None = None) -> Tensor:
+        """h [T, D] after this block, or [R, D] of the `rows` wanted: the others only feed the mixer."""
         mixed = self.self_attn(self.input_layernorm(h, step.ops), step)
+        if rows is not None:
+            h, mixed = h[rows], mixed[rows]
         h = torch.add(h, mixed, alpha=self.residual_scale)
         return torch.add(h, self.mlp(self.post_attention_layernorm(h, step.ops)), alpha=self.residual_scale)
 

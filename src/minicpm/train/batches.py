@@ -24,13 +24,12 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
-    """Packed inputs, and for the rows that count the id that follows.
+    """Packed inputs, of which the rows that count are wanted, and for each of these the id that follows.
 
-    rows [R] int64 indexes the T packed tokens, targets [R] int64; tokens counts the unpadded ones.
+    targets [R] int64; tokens counts the unpadded ones.
     """
 
     batch: Batch
-    rows: Tensor
     targets: Tensor
     tokens: int
 
@@ -73,5 +72,6 @@ def _collate(samples: list[Encoded]) -> TrainBatch:
         targets += [sample.ids[i] for i in follows]
         ids += [*sample.ids, *[0] * (padded - len(sample.ids))]
         segments.append(Segment(None, 0, padded))
-    batch = Batch(torch.tensor(ids), tuple(segments))
-    return TrainBatch(batch, torch.tensor(rows), torch.tensor(targets), sum(len(s.ids) for s in samples))
+    wanted = torch.tensor(rows, dtype=torch.int64)
+    batch = Batch(torch.tensor(ids), tuple(segments), rows=wanted)
+    return TrainBatch(batch, torch.tensor(targets), sum(len(s.ids) for s in samples))

@@ -51,12 +51,11 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
-        yield Progress(step + 1, loss.item(), batch.tokens, len(batch.rows), norm.item(), factor, seconds)
+        yield Progress(step + 1, loss.item(), batch.tokens, len(batch.targets), norm.item(), factor, seconds)
 
 
 def step_loss(decoder: Decoder, batch: TrainBatch) -> torch.Tensor:
-    """Mean cross-entropy over the rows that count; only they reach the output matrix."""
+    """Mean cross-entropy over the rows that count; only they pass the last MLP and the head."""
     with torch.autocast(decoder.device.type, dtype=torch.bfloat16):
-        hidden = decoder(batch.batch)
-        logits = decoder.logits(hidden[batch.rows])
+        logits = decoder.logits(decoder(batch.batch))
     return cross_entropy(logits, batch.targets)
