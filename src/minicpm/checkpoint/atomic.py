@@ -16,12 +16,16 @@ _PARTIAL = ".partial-"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once: written beside, forced to disk, renamed."""
+    """Replace `path` by `content` at once: written beside, forced to disk, renamed; nothing stays on failure."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with beside.open("wb") as file:
-        file.write(content)
-        sync_file(file.fileno())
-    os.replace(beside, path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            sync_file(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
