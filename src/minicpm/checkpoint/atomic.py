@@ -16,7 +16,7 @@ _PARTIAL = ".partial-"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once: written beside, forced to disk, renamed; nothing stays on failure."""
+    """Replace `path` by `content` at once: written beside, synced, renamed; a failure leaves nothing."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with beside.open("wb") as file:
