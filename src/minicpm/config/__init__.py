@@ -3,6 +3,16 @@
 from minicpm.config.context import extend, reach
 from minicpm.config.dtypes import BYTES, dtype_name, resolve_dtype
 from minicpm.config.feed_forwards import Activation, Dense, FATReLU, FeedForward, MoE, SiLU
+from minicpm.config.heads import (
+    Embedding,
+    FirstToken,
+    Head,
+    LastToken,
+    NextToken,
+    Pooling,
+    Relevance,
+    WeightedMean,
+)
 from minicpm.config.mixers import GQA, MLA, InfLLM, Lightning, Mixer, SparseConfig
 from minicpm.config.model import LayerConfig, ModelConfig, parameter_count
 from minicpm.config.raw import RawConfig
@@ -16,9 +26,13 @@ __all__ = [
     "DefaultRope",
     "Dense",
     "DynamicNTKRope",
+    "Embedding",
     "FATReLU",
     "FeedForward",
+    "FirstToken",
+    "Head",
     "InfLLM",
+    "LastToken",
     "LayerConfig",
     "Lightning",
     "LinearRope",
@@ -26,10 +40,14 @@ __all__ = [
     "Mixer",
     "MoE",
     "ModelConfig",
+    "NextToken",
+    "Pooling",
     "RawConfig",
+    "Relevance",
     "Rope",
     "SiLU",
     "SparseConfig",
+    "WeightedMean",
     "dtype_name",
     "extend",
     "parameter_count",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minicpm.config.feed_forwards import FeedForward
+from minicpm.config.heads import Head, NextToken
 from minicpm.config.mixers import Mixer, SparseConfig
 from minicpm.config.rope import Rope
 
@@ -46,8 +47,14 @@ class ModelConfig:
     eos: tuple[int, ...]
     pad: int | None
     sparse: SparseConfig | None = None
+    head: Head = field(default_factory=NextToken)
     notes: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def causal(self) -> bool:
+        """True when a token sees none of those after it, so that what was computed of them can be kept."""
+        return isinstance(self.head, NextToken)
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -57,4 +64,4 @@ def parameter_count(config: ModelConfig) -> int:
     )
     norms = config.hidden * (2 * len(config.layers) + 1)
     embeddings = config.vocab * config.hidden * (1 if config.tied else 2)
-    return per_layer + norms + embeddings
+    return per_layer + norms + embeddings + config.head.weights(config.hidden)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,13 +16,17 @@ from minicpm.ops.rope import Angles
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Operators, rotary angles and segments of one forward; with a cache also where its rows are."""
+    """Operators, rotary angles and segments of one forward; with a cache also where its rows are.
+
+    With `causal` False a token sees all of its segment; then there is no cache.
+    """
 
     ops: Backend
     angles: Angles
     segments: tuple[Segment, ...]
     cache: Cache | None
     plan: CachePlan | None
+    causal: bool = True
 
     @property
     def tokens(self) -> int:
@@ -30,7 +34,10 @@ class Step:
         return len(self.angles.cos)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Causal attention of packed q [T, H, d], k and v [T, Hk, d] within their segments, [T, H, d]."""
+        """Attention of packed q [T, H, d], k and v [T, Hk, d] within their segments, [T, H, d]."""
+        if not self.causal:
+            assert self.cache is None, "tokens that see what follows them cannot be continued from a cache"
+            return _in_runs(self.ops.attend_full, self.segments, q, k, v)
         if self.cache is None or self.plan is None:
             return _attend_fresh(self.ops, self.segments, q, k, v)
         store = _token_store(self.cache.stores[layer])
@@ -45,11 +52,22 @@ def _token_store(store: Store) -> TokenStore:
 def _attend_fresh(ops: Backend, segments: Sequence[Segment], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if len(segments) == 1:
         return ops.attend(q, k, v)
+    return _in_runs(ops.attend_equal, segments, q, k, v)
+
+
+def _in_runs(
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    segments: Sequence[Segment],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+) -> Tensor:
+    """`attend` on neighbouring segments of equal length together: q, k, v [B, T, heads, d]."""
     runs = [(count, len(list(run))) for count, run in groupby(segment.count for segment in segments)]
     tokens = [count * times for count, times in runs]
     outs = []
     for (count, times), *qkv in zip(runs, q.split(tokens), k.split(tokens), v.split(tokens), strict=True):
-        out = ops.attend_equal(*(x.unflatten(0, (times, count)) for x in qkv))
+        out = attend(*(x.unflatten(0, (times, count)) for x in qkv))
         outs.append(out.flatten(0, 1))
     return _concatenate(outs)
 

@@ -22,12 +22,25 @@ class Backend:
     rotate: Callable[[Tensor, Angles], Tensor]
     attend: Callable[[Tensor, Tensor, Tensor], Tensor]
     attend_equal: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attend_full: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 REFERENCE = Backend(
-    "reference", rms_norm, rotate, reference_attention.attend, reference_attention.attend_equal
+    name="reference",
+    rms_norm=rms_norm,
+    rotate=rotate,
+    attend=reference_attention.attend,
+    attend_equal=reference_attention.attend_equal,
+    attend_full=reference_attention.attend_full,
 )
-TORCH = Backend("torch", rms_norm, rotate, torch_attention.attend, torch_attention.attend_equal)
+TORCH = Backend(
+    name="torch",
+    rms_norm=rms_norm,
+    rotate=rotate,
+    attend=torch_attention.attend,
+    attend_equal=torch_attention.attend_equal,
+    attend_full=torch_attention.attend_full,
+)
 
 _BACKENDS = {backend.name: backend for backend in (REFERENCE, TORCH)}
 

@@ -1,1 +1,1 @@
-"""Causal grouped-query attention over packed segments."""
+"""Grouped-query attention over packed segments, causal or over the whole of each."""

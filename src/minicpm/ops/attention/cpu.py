@@ -1,4 +1,4 @@
-"""Causal attention through torch's scaled_dot_product_attention.
+"""Attention through torch's scaled_dot_product_attention.
 
 `enable_gqa` is avoided: on a CPU its decode is an order of magnitude slower than folding the query
 group into the query axis.
@@ -28,10 +28,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attend_equal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """As the reference: q [B, T, H, d], k and v [B, T, Hk, d], result [B, T, H, d]."""
+    return _equal(q, k, v, causal=True)
+
+
+def attend_full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As the reference: q [B, T, H, d], k and v [B, T, Hk, d], result [B, T, H, d]."""
+    return _equal(q, k, v, causal=False)
+
+
+def _equal(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
     group = q.shape[2] // k.shape[2]
     k = k.repeat_interleave(group, dim=2)
     v = v.repeat_interleave(group, dim=2)
-    out = sdpa(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+    out = sdpa(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=causal)
     return out.transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Causal attention of one segment, slow and obvious."""
+"""Attention within segments, slow and obvious."""
 
 import math
 
@@ -26,3 +26,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend_equal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`attend` for B fresh segments of the same length: q [B, T, H, d], k and v [B, T, Hk, d]."""
     return torch.stack([attend(*segment) for segment in zip(q, k, v, strict=True)])
+
+
+def attend_full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v where every position sees the whole of its segment, softmax in float32.
+
+    B segments of one length: q [B, T, H, d], k and v [B, T, Hk, d]; result [B, T, H, d] like q.
+    """
+    group = q.shape[2] // k.shape[2]
+    k = k.repeat_interleave(group, dim=2)
+    v = v.repeat_interleave(group, dim=2)
+    scores = torch.einsum("bthd,bnhd->bhtn", q.float(), k.float()) / math.sqrt(q.shape[3])
+    return torch.einsum("bhtn,bnhd->bthd", scores.softmax(dim=-1), v.float()).to(q.dtype)

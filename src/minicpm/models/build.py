@@ -1,0 +1,17 @@
+"""Makes the module that a config describes."""
+
+from minicpm.config import Embedding, ModelConfig, NextToken, Relevance
+from minicpm.models.decoder import Decoder
+from minicpm.models.pooled import EmbeddingModel, RerankingModel
+from minicpm.models.trunk import Trunk
+
+
+def build(config: ModelConfig) -> Trunk:
+    """The module for this config, initialised by torch; build it on the meta device to fill it later."""
+    match config.head:
+        case NextToken():
+            return Decoder(config)
+        case Embedding():
+            return EmbeddingModel(config)
+        case Relevance():
+            return RerankingModel(config)

@@ -1,0 +1,116 @@
+"""What every model of the family shares: embedding, blocks and final norm over packed tokens."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from minicpm.cache import Batch
+from minicpm.config import ModelConfig
+from minicpm.layers.block import Block
+from minicpm.layers.lora import Adapters
+from minicpm.layers.norm import RMSNorm
+from minicpm.layers.step import Step
+from minicpm.ops.backend import TORCH, choose_backend
+from minicpm.ops.rope import rope_angles
+from minicpm.ops.rows import pad_rows, row_multiple
+
+
+class Hidden(NamedTuple):
+    """What a forward gives a draft: hidden states [R, D] after the final norm, features [T, D] of layers."""
+
+    last: Tensor
+    features: tuple[Tensor, ...]
+
+
+class _Model(nn.Module):
+    """The part published checkpoints call `model.`; the trunk drives it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(len(config.layers)))
+        self.norm = RMSNorm(config.hidden, config.norm_eps)
+
+
+class Trunk(nn.Module):
+    """Token ids to hidden states; submodule names are the published checkpoints'.
+
+    Unprepared it calls every projection as a module and trains; `prepare` fuses them for inference.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backend = TORCH
+        self.adapters = Adapters()
+        self._rows = 1  # rows per product are rounded up to a multiple of this
+        self.model = _Model(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the embedding."""
+        return self.model.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embed_tokens.weight.device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states [R, D] of the rows wanted, after the final norm; extends the batch's cache."""
+        return self.forward_with_features(batch, ()).last
+
+    def forward_with_features(self, batch: Batch, layers: Sequence[int]) -> Hidden:
+        """The same, and the residual stream [T, D] that enters each of `layers`, in their order."""
+        step = self._step(batch)
+        with self.adapters.routed(batch.segments, batch.ids.device):
+            h = pad_rows(self.embed(batch.ids), self._rows)
+            *earlier, last = self.model.layers
+            entering: dict[int, Tensor] = {}
+            for index, block in enumerate(earlier):
+                entering |= {index: h} if index in layers else {}
+                h = block(h, step)
+            entering |= {len(earlier): h}
+            h = self._last(last, h, step, self._padded(batch.rows))
+        if batch.cache is not None:
+            batch.cache.commit(batch.segments)
+        features = tuple(entering[index][: len(batch.ids)] for index in layers)
+        return Hidden(self.model.norm(h[: batch.wanted], self.backend), features)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """What token ids [T] enter the first layer as, [T, D]."""
+        return self.model.embed_tokens(ids) * self.config.embed_scale
+
+    def prepare(self, backend: str = "auto") -> None:
+        """Choose operators and fuse projections; from here on for inference only."""
+        self.backend = choose_backend(backend)
+        self.requires_grad_(False)
+        self._rows = row_multiple(self.dtype, self.device)
+        for block in self.model.layers:
+            block.prepare()
+
+    def published_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its published name, prepared or not."""
+        yield from self.state_dict().items()
+
+    def _padded(self, rows: Tensor | None) -> Tensor | None:
+        """The rows wanted, some of them twice so that their number is one that products are made with."""
+        return None if rows is None else pad(rows, (0, -len(rows) % self._rows))
+
+    def _last(self, block: nn.Module, h: Tensor, step: Step, rows: Tensor | None) -> Tensor:
+        """The wanted rows after the last block. Where rows differ in their adapter it computes all of them,
+
+        because an adapter knows its rows by their place in the batch.
+        """
+        if rows is not None and self.adapters.mixed:
+            return block(h, step)[rows]
+        return block(h, step, rows)
+
+    def _step(self, batch: Batch) -> Step:
+        plan = batch.cache.plan(batch.segments) if batch.cache is not None else None
+        angles = rope_angles(self.config.rope, batch.positions)
+        causal = self.config.causal
+        return Step(self.backend, angles, batch.segments, batch.cache, plan, causal=causal)
