@@ -2,33 +2,36 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from minicpm.cache import TokenStore
 from minicpm.config import GQA
-from minicpm.layers.fused import fuse
+from minicpm.layers.fused import fuse, project
 from minicpm.layers.step import Step
 from minicpm.ops.rows import pad_to
 
 
 class Attention(nn.Module):
-    """q_proj [H*d, D], k_proj and v_proj [Hk*d, D], o_proj [D, H*d]; gated also o_gate [H*d, D]."""
+    """q_proj [H*d, I], k_proj and v_proj [Hk*d, I], o_proj [D, H*d]; gated also o_gate [H*d, I].
 
-    def __init__(self, hidden: int, mixer: GQA, *, layer: int) -> None:
+    The input width I is the hidden width D unless `inputs` says otherwise.
+    """
+
+    def __init__(self, hidden: int, mixer: GQA, *, layer: int, inputs: int | None = None) -> None:
         super().__init__()
+        inputs = hidden if inputs is None else inputs
         self.mixer = mixer
         self.layer = layer
         queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
-        self.q_proj = nn.Linear(hidden, queries, bias=False)
-        self.k_proj = nn.Linear(hidden, keys, bias=False)
-        self.v_proj = nn.Linear(hidden, keys, bias=False)
+        self.q_proj = nn.Linear(inputs, queries, bias=False)
+        self.k_proj = nn.Linear(inputs, keys, bias=False)
+        self.v_proj = nn.Linear(inputs, keys, bias=False)
         self.o_proj = nn.Linear(queries, hidden, bias=False)
         if mixer.gated:
-            self.o_gate = nn.Linear(hidden, queries, bias=False)
+            self.o_gate = nn.Linear(inputs, queries, bias=False)
         self._fused: Tensor | None = None
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        """x [T, D] normalised; result [T, D]. Rows beyond the batch's tokens are padding and give zero."""
+        """x [T, I] normalised; result [T, D]. Rows beyond the batch's tokens are padding and give zero."""
         width = self.mixer.head_dim
         q, k, v = (part[: step.tokens].unflatten(-1, (-1, width)) for part in self._project(x))
         mixed = pad_to(self.mix(q, k, v, step).flatten(1), len(x))
@@ -51,7 +54,4 @@ class Attention(nn.Module):
         self._fused = fuse((self.q_proj, self.k_proj, self.v_proj))
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        if self._fused is None:
-            return self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        widths = [self.q_proj.out_features, self.k_proj.out_features, self.v_proj.out_features]
-        return linear(x, self._fused).split(widths, dim=-1)
+        return project(x, (self.q_proj, self.k_proj, self.v_proj), self._fused)

@@ -1,10 +1,10 @@
 """The gated feed-forward."""
 
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from minicpm.config import Dense
-from minicpm.layers.fused import fuse
+from minicpm.layers.fused import fuse, project
 
 
 class MLP(nn.Module):
@@ -19,14 +19,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """down(silu(gate x) * up x) for x [T, D]."""
-        gate, up = self._project(x)
+        gate, up = project(x, (self.gate_proj, self.up_proj), self._fused)
         return self.down_proj(silu(gate) * up)
 
     def prepare(self) -> None:
         """Fuse the two input projections; inference only from here on."""
         self._fused = fuse((self.gate_proj, self.up_proj))
-
-    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        if self._fused is None:
-            return self.gate_proj(x), self.up_proj(x)
-        return linear(x, self._fused).chunk(2, dim=-1)
