@@ -31,6 +31,7 @@ class Batch:
     """Token ids [T] int64 of all segments in order, and the cache they extend, if any.
 
     `rows` [R] int64 names the tokens whose hidden states are wanted, all of them when it is None.
+    `embedded` [T, D] is what the first layer reads; None stands for the embeddings of the ids.
     With a cache every segment starts where its sequence ends, and room was reserved for it.
     Training, prefill, decode, verification and scoring are all this one call.
     """
@@ -39,6 +40,7 @@ class Batch:
     segments: tuple[Segment, ...]
     cache: Cache | None = None
     rows: Tensor | None = None
+    embedded: Tensor | None = None
 
     def __post_init__(self) -> None:
         total = sum(segment.count for segment in self.segments)

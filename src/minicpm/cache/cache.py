@@ -95,6 +95,12 @@ class Cache:
             entry.pages.append(self._pool.take(after=entry.pages[-1] if entry.pages else None))
         return True
 
+    def grow(self, pages: int) -> None:
+        """Hold `pages` pages in all, no fewer than before; every sequence stays as it is."""
+        self._pool.grow(pages)
+        for store in self.stores:
+            store.grow(pages)
+
     def rewind(self, seq: int, n: int) -> int:
         """Drop back to at most n tokens, giving up reserved room; returns the length reached.
 

@@ -19,6 +19,14 @@ class PagePool:
         """Pages nobody holds."""
         return len(self._free)
 
+    def grow(self, total: int) -> None:
+        """Number pages up to `total`, no fewer than before; the new ones are free."""
+        new = range(self.total, total)
+        self._shares += [0] * len(new)
+        self._free |= set(new)
+        self._lowest += new  # all above what the heap holds, so it stays one
+        self.total = total
+
     def take(self, *, after: int | None = None) -> int:
         """A free page, the one following `after` if possible, so that sequences lie contiguously."""
         assert self._free, "take() needs a free page"

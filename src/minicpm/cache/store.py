@@ -15,6 +15,10 @@ class Store(Protocol):
         """Copy all that belongs to one page to another."""
         ...
 
+    def grow(self, pages: int) -> None:
+        """Make room for `pages` pages in all, no fewer than before, and keep what is held."""
+        ...
+
 
 @runtime_checkable
 class SequenceStore(Store, Protocol):

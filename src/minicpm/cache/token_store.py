@@ -8,6 +8,13 @@ from minicpm.cache.pages import PAGE
 Rows = slice | Tensor
 
 
+def grown(rows: Tensor, count: int) -> Tensor:
+    """A tensor of `count` rows that begins with `rows`, the others not initialised."""
+    larger = rows.new_empty((count, *rows.shape[1:]))
+    larger[: len(rows)] = rows
+    return larger
+
+
 class TokenStore:
     """K and V of shape [pages * 64, Hk, d]; row page * 64 + i holds token i of that page."""
 
@@ -26,6 +33,10 @@ class TokenStore:
     def read(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """K and V [n, Hk, d] at `rows`: views for a slice, copies for an index."""
         return self.k[rows], self.v[rows]
+
+    def grow(self, pages: int) -> None:
+        """Make room for `pages` pages in all and keep what is held."""
+        self.k, self.v = (grown(store, pages * PAGE) for store in (self.k, self.v))
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy all rows of one page to another."""

@@ -24,7 +24,9 @@ class Decoder(Trunk):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [R, V] float32 of hidden states [R, D]; divided by the logit scale, head tied or not."""
         scaled = pad_rows(hidden / self.config.logit_scale, self._rows)
-        return linear(scaled, self.head)[: len(hidden)].float()
+        # A head that is a module is called, so that an adapter around it takes part.
+        projected = self.lm_head(scaled) if hasattr(self, "lm_head") else linear(scaled, self.head)
+        return projected[: len(hidden)].float()
 
     @property
     def head(self) -> Tensor:

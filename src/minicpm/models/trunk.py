@@ -1,7 +1,7 @@
 """What every model of the family shares: embedding, blocks and final norm over packed tokens."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,13 @@ class Hidden(NamedTuple):
     features: tuple[Tensor, ...]
 
 
-class _Model(nn.Module):
-    """The part published checkpoints call `model.`; the trunk drives it."""
+class Stack(nn.Module):
+    """The part published checkpoints call `model.`, of blocks of a given class; the trunk drives it."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, block: type[Block] = Block) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab, config.hidden)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(len(config.layers)))
+        self.layers = nn.ModuleList(block(config, i) for i in range(len(config.layers)))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
 
 
@@ -43,11 +43,24 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self._drive(config, Stack(config))
+
+    @classmethod
+    def over(cls, config: ModelConfig, stack: nn.Module, **heads: nn.Module) -> Self:
+        """One that drives modules belonging to another: all that a `Stack` has, and heads by their names."""
+        trunk = cls.__new__(cls)
+        nn.Module.__init__(trunk)
+        trunk._drive(config, stack)
+        for name, head in heads.items():
+            trunk.add_module(name, head)
+        return trunk
+
+    def _drive(self, config: ModelConfig, stack: nn.Module) -> None:
         self.config = config
         self.backend = TORCH
         self.adapters = Adapters()
         self._rows = 1  # rows per product are rounded up to a multiple of this
-        self.model = _Model(config)
+        self.model = stack
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,7 +80,8 @@ class Trunk(nn.Module):
         """The same, and the residual stream [T, D] that enters each of `layers`, in their order."""
         step = self._step(batch)
         with self.adapters.routed(batch.segments, batch.ids.device):
-            h = pad_rows(self.embed(batch.ids), self._rows)
+            entry = self.embed(batch.ids) if batch.embedded is None else batch.embedded
+            h = pad_rows(entry, self._rows)
             *earlier, last = self.model.layers
             entering: dict[int, Tensor] = {}
             for index, block in enumerate(earlier):
@@ -91,6 +105,11 @@ class Trunk(nn.Module):
         self._rows = row_multiple(self.dtype, self.device)
         for block in self.model.layers:
             block.prepare()
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Names of tensors that files of this model may carry and that it does not need."""
+        return frozenset({"lm_head.weight"} if self.config.tied else ())
 
     def published_state(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its published name, prepared or not."""
