@@ -4,7 +4,8 @@
     |-- ConfigError            a model description cannot be used
     |   |-- UnknownModel       no family answers to its architectures / model_type
     |   |-- UnreadConfig       it holds keys nobody reads, so part of the model would be ignored
-    |   `-- BadConfig          a value is missing, of the wrong type or contradictory
+    |   |-- BadConfig          a value is missing, of the wrong type or contradictory
+    |   `-- WrongKind          the model does something else: writes text, embeds or ranks
     |-- CheckpointError        the files of a model cannot be used
     |   |-- NotACheckpoint     the folder does not hold a model
     |   |-- LfsPointer         a file is a Git-LFS pointer, the weights were never fetched
@@ -34,6 +35,7 @@
     |-- CapacityError          the work does not fit the memory
     |-- MissingExtra           an optional dependency is not installed
     `-- BadInput               input outside a model or a request: files, standard input, arguments
+        `-- BadImage           an image is of an unknown kind, damaged or too large
 
 Each message says what happened with the values, why it is refused, and what to do.
 """
@@ -57,6 +59,10 @@ class UnreadConfig(ConfigError):
 
 class BadConfig(ConfigError):
     """Raised when config values are missing, of the wrong type or contradict each other."""
+
+
+class WrongKind(ConfigError):
+    """Raised when a model is opened for what it does not do, as an embedding model for chat."""
 
 
 class CheckpointError(MiniCPMError):
@@ -173,3 +179,7 @@ class MissingExtra(MiniCPMError):
 
 class BadInput(MiniCPMError):
     """Raised when a file, standard input or an argument cannot be used."""
+
+
+class BadImage(BadInput):
+    """Raised when an image is not PNG, JPEG or WebP, is damaged, too large, or not given as its content."""
