@@ -191,7 +191,7 @@ def test_dynamic_ntk_of_heads_two_wide_is_refused():
     assert "wider than 2" in refusal(raw | {"rope_scaling": {"type": "dynamic", "factor": 2.0}})
 
 
-def test_a_sparse_config_is_read_and_noted_as_not_used():
+def test_a_sparse_config_is_read():
     values = {
         "kernel_size": 32,
         "kernel_stride": 16,
@@ -204,7 +204,7 @@ def test_a_sparse_config_is_read_and_noted_as_not_used():
     }
     config = parse(MINICPM | {"sparse_config": values})
     assert config.sparse == SparseConfig(**values)
-    assert config.notes == ("sparse_config is read but not used yet: attention is dense",)
+    assert all(layer.mixer.sparse == config.sparse for layer in config.layers)
     assert parse(MINICPM).sparse is None
     assert parse(MINICPM).notes == ()
 

@@ -3,6 +3,7 @@
 from minicpm.cache.batch import Batch, Segment
 from minicpm.cache.cache import Cache, CachePlan
 from minicpm.cache.pages import PAGE, PagePool
+from minicpm.cache.sparse_store import SparseStore
 from minicpm.cache.store import SequenceStore, Store
 from minicpm.cache.token_store import Rows, TokenStore
 
@@ -15,6 +16,7 @@ __all__ = [
     "Rows",
     "Segment",
     "SequenceStore",
+    "SparseStore",
     "Store",
     "TokenStore",
 ]

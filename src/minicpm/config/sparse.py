@@ -7,8 +7,14 @@ to `window_size / block_size` the chosen set is that of the earlier one.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from minicpm.config.mixers import PAGE_TOKENS, SparseConfig
+from minicpm.config.mixers import GQA, PAGE_TOKENS, InfLLM, Mixer, SparseConfig
+from minicpm.config.model import ModelConfig
+from minicpm.errors import BadParameter
+
+MODES = ("auto", "on", "off")
+"""What `with_sparse` can be asked for."""
 
 
 def chosen_blocks(sparse: SparseConfig) -> int:
@@ -31,6 +37,40 @@ def visible_kernels(position: int, sparse: SparseConfig) -> int:
 def first_choice(sparse: SparseConfig) -> int:
     """The first position with more blocks behind it than it may choose; before it attention is dense."""
     return chosen_blocks(sparse) * sparse.block_size
+
+
+def dense_positions(sparse: SparseConfig) -> int:
+    """Positions below this one attend to all before them: by `dense_len`, or because they may choose all."""
+    return max(first_choice(sparse), sparse.dense_len - 1)
+
+
+def with_sparse(config: ModelConfig, mode: str) -> ModelConfig:
+    """The config with sparse attention in all its grouped-query layers ("on"), in none ("off"), or as it is.
+
+    Where the checkpoint has no geometry of its own "on" takes the published one; no weights belong to it.
+    Raises BadParameter for another mode, and for "on" where the model has nothing that can be sparse.
+    """
+    if mode not in MODES:
+        raise BadParameter(f"The sparse mode {mode!r} is not known. Use one of: {', '.join(MODES)}.")
+    if mode == "auto":
+        return config
+    geometry = (config.sparse or SparseConfig()) if mode == "on" else None
+    layers = tuple(replace(layer, mixer=_with_geometry(layer.mixer, geometry)) for layer in config.layers)
+    if mode == "on" and not (config.causal and any(isinstance(layer.mixer, InfLLM) for layer in layers)):
+        raise BadParameter(
+            f"Sparse attention was asked for, but this {config.family} model has no layer of causal "
+            "grouped-query attention, the only kind it is defined for. Leave it at auto."
+        )
+    return replace(config, layers=layers)
+
+
+def _with_geometry(mixer: Mixer, geometry: SparseConfig | None) -> Mixer:
+    match mixer:
+        case InfLLM() if geometry is None:
+            return mixer.attention
+        case GQA() if geometry is not None:
+            return InfLLM(mixer, geometry)
+    return mixer
 
 
 def sparse_problems(sparse: SparseConfig) -> Iterator[str]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from minicpm.cache import Store
-from minicpm.config import GQA, Mixer
+from minicpm.config import GQA, InfLLM, Mixer
 from minicpm.layers.attention import Attention
+from minicpm.layers.sparse_attention import SparseAttention
 from minicpm.layers.step import Step
 
 
@@ -32,6 +33,8 @@ def mixer(hidden: int, config: Mixer, *, layer: int, norm_eps: float) -> nn.Modu
     match config:
         case GQA():
             return Attention(hidden, config, layer=layer)
+        case InfLLM():
+            return SparseAttention(hidden, config, layer=layer)
     raise NotImplementedError(f"no module for {config}")
 
 

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from minicpm.config import SparseConfig
 from minicpm.errors import BadParameter
 from minicpm.ops.attention import cpu as torch_attention
 from minicpm.ops.attention import reference as reference_attention
 from minicpm.ops.rms_norm.reference import rms_norm
 from minicpm.ops.rope.angles import Angles
 from minicpm.ops.rope.reference import rotate
+from minicpm.ops.sparse import Scorer
+from minicpm.ops.sparse import cpu as torch_sparse
+from minicpm.ops.sparse import reference as reference_sparse
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class Backend:
     attend: Callable[[Tensor, Tensor, Tensor], Tensor]
     attend_equal: Callable[[Tensor, Tensor, Tensor], Tensor]
     attend_full: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attend_sparse: Callable[[Tensor, Tensor, Tensor, Scorer, SparseConfig], Tensor]
+    compress: Callable[[Tensor, SparseConfig], Tensor]
 
 
 REFERENCE = Backend(
@@ -32,6 +38,8 @@ REFERENCE = Backend(
     attend=reference_attention.attend,
     attend_equal=reference_attention.attend_equal,
     attend_full=reference_attention.attend_full,
+    attend_sparse=reference_sparse.attend,
+    compress=reference_sparse.compress,
 )
 TORCH = Backend(
     name="torch",
@@ -40,6 +48,8 @@ TORCH = Backend(
     attend=torch_attention.attend,
     attend_equal=torch_attention.attend_equal,
     attend_full=torch_attention.attend_full,
+    attend_sparse=torch_sparse.attend,
+    compress=torch_sparse.compress,
 )
 
 _BACKENDS = {backend.name: backend for backend in (REFERENCE, TORCH)}

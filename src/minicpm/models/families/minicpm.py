@@ -1,9 +1,11 @@
-"""MiniCPMForCausalLM: the dense muP decoders (1B, 2B, 2B-128k, 4, 4.1, BitCPM4)."""
+"""MiniCPMForCausalLM: the muP decoders (1B, 2B, 2B-128k, 4, 4.1, BitCPM4), dense or with InfLLM-V2."""
 
 import math
 
-from minicpm.config import DynamicNTKRope, LongRope, ModelConfig, RawConfig, Rope, SparseConfig
+from minicpm.config import DynamicNTKRope, LongRope, ModelConfig, RawConfig, Rope
+from minicpm.config.sparse import with_sparse
 from minicpm.models.families.dense import Defaults, read_dense_shape
+from minicpm.models.families.sparse import read_sparse
 
 _DEFAULTS = Defaults(context=2048, norm_eps=1e-6)
 # The original length of MiniCPM4.1's LongRoPE; MiniCPM4's is half of it.
@@ -14,8 +16,8 @@ def parse(raw: RawConfig) -> ModelConfig:
     """The config of a dense muP checkpoint; a missing `tie_word_embeddings` means tied."""
     _refuse_other_architectures(raw)
     shape = read_dense_shape(raw, _DEFAULTS)
-    sparse = _read_sparse(raw)
-    return ModelConfig(
+    sparse = read_sparse(raw)
+    config = ModelConfig(
         family=_family(shape.rope),
         hidden=shape.hidden,
         vocab=shape.vocab,
@@ -32,8 +34,8 @@ def parse(raw: RawConfig) -> ModelConfig:
         eos=raw.tokens("eos_token_id", (2,)),
         pad=raw.token("pad_token_id", None),
         sparse=sparse,
-        notes=_notes(sparse),
     )
+    return config if sparse is None else with_sparse(config, "on")
 
 
 def _refuse_other_architectures(raw: RawConfig) -> None:
@@ -51,27 +53,3 @@ def _family(rope: Rope) -> str:
         case LongRope():
             return "minicpm4"
     return "minicpm"
-
-
-def _read_sparse(raw: RawConfig) -> SparseConfig | None:
-    values = raw.child("sparse_config")
-    if values is None:
-        return None
-    default = SparseConfig()
-    values.ignore("_comment")
-    return SparseConfig(
-        kernel_size=values.integer("kernel_size", default.kernel_size),
-        kernel_stride=values.integer("kernel_stride", default.kernel_stride),
-        init_blocks=values.integer("init_blocks", default.init_blocks, least=0),
-        block_size=values.integer("block_size", default.block_size),
-        window_size=values.integer("window_size", default.window_size, least=0),
-        topk=values.integer("topk", default.topk),
-        use_nope=values.boolean("use_nope", default.use_nope),
-        dense_len=values.integer("dense_len", default.dense_len, least=-1),
-    )
-
-
-def _notes(sparse: SparseConfig | None) -> tuple[str, ...]:
-    if sparse is None:
-        return ()
-    return ("sparse_config is read but not used yet: attention is dense",)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from minicpm.config import ModelConfig
+from minicpm.config.sparse import with_sparse
 from minicpm.models.registry import parse
 
 
@@ -47,5 +48,5 @@ def raw_config(vocab: int = 6144) -> dict[str, Any]:
 
 
 def config(vocab: int = 6144) -> ModelConfig:
-    """nano's parsed config."""
-    return parse(raw_config(vocab))
+    """nano's parsed config; it trains with dense attention."""
+    return with_sparse(parse(raw_config(vocab)), "off")

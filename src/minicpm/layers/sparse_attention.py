@@ -1,0 +1,116 @@
+"""Attention that reads only what its queries choose once a sequence is long (InfLLM-V2, arXiv 2509.24663)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minicpm.cache import SparseStore
+from minicpm.config import InfLLM
+from minicpm.config.sparse import dense_positions
+from minicpm.layers.attention import Attention
+from minicpm.layers.step import Step
+from minicpm.ops.backend import Backend
+from minicpm.ops.sparse import Scorer
+
+
+class _Heads(NamedTuple):
+    """What attends, q [T, H, d], k and v [T, Hk, d], and what chooses: that q and k, or both unrotated."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    choosing_q: Tensor
+    choosing_k: Tensor
+
+    def split(self, counts: Sequence[int]) -> list[_Heads]:
+        """The heads of each segment."""
+        parts = (torch.split(x, list(counts)) for x in self)
+        return [_Heads(*segment) for segment in zip(*parts, strict=True)]
+
+
+class SparseAttention(Attention):
+    """The projections, rotation and gate of `Attention`; nothing is learned for the choice.
+
+    A query is sparse by its own position, as it would be if tokens came one by one: at position i it is dense
+    while i + 1 < dense_len. So a sequence gives the same whether it comes whole, in chunks or after a cached
+    prefix. The published prefill decides for a whole prompt by its length instead; a dense_len of -1 agrees
+    with it on prompts that it calls sparse. Otherwise the two differ at positions between the budget of
+    chosen blocks and dense_len, 6,144 to 8,190 in the published geometry.
+    """
+
+    def __init__(self, hidden: int, mixer: InfLLM, *, layer: int) -> None:
+        super().__init__(hidden, mixer.attention, layer=layer)
+        self.infllm = mixer
+        self._dense = dense_positions(mixer.sparse)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
+        """As `Attention.mix`: q [T, H, d], k and v [T, Hk, d] unrotated; [T, H, d]."""
+        assert step.causal, "blocks are chosen among what came before a token"
+        heads = self._heads(q, k, v, step)
+        if step.plan is not None:
+            return self._read_cached(heads, step)
+        if all(segment.start + segment.count <= self._dense for segment in step.segments):
+            return step.attend(self.layer, heads.q, heads.k, heads.v)
+        compress = self._compress(step.ops)
+        segments = heads.split([segment.count for segment in step.segments])
+        parts = [self._read(s, (s.k, s.v), partial(compress, s.choosing_k), step.ops) for s in segments]
+        return torch.cat(parts)
+
+    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> SparseStore:
+        """An empty store of `pages` pages for this layer."""
+        return SparseStore(pages, self.infllm, dtype=dtype, device=device)
+
+    def _heads(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> _Heads:
+        if not self.mixer.rotary:
+            return _Heads(q, k, v, q, k)
+        turned_q, turned_k = step.ops.rotate(q, step.angles), step.ops.rotate(k, step.angles)
+        choosing = (q, k) if self.infllm.scores_unrotated else (turned_q, turned_k)
+        return _Heads(turned_q, turned_k, v, *choosing)
+
+    def _read_cached(self, heads: _Heads, step: Step) -> Tensor:
+        assert step.plan is not None
+        store = self._write(heads, step)
+        segments = heads.split([segment.count for segment in step.segments])
+        return torch.cat(
+            [
+                self._read(s, store.read(rows), partial(store.read_compressed, rows), step.ops)
+                for s, rows in zip(segments, step.plan.reads, strict=True)
+            ]
+        )
+
+    def _write(self, heads: _Heads, step: Step) -> SparseStore:
+        """The layer's store with all that this forward adds to it."""
+        assert step.cache is not None
+        assert step.plan is not None
+        store = step.cache.stores[self.layer]
+        assert isinstance(store, SparseStore), f"a SparseStore is needed here, not {type(store).__name__}"
+        store.write(step.plan.write, heads.k, heads.v)
+        if self.infllm.scores_unrotated:
+            store.write_unrotated(step.plan.write, heads.choosing_k)
+        for segment, rows in zip(step.segments, step.plan.reads, strict=True):
+            store.complete(rows, segment.start, self._compress(step.ops))
+        return store
+
+    def _read(
+        self, heads: _Heads, past: tuple[Tensor, Tensor], compressed: Callable[[], Tensor], ops: Backend
+    ) -> Tensor:
+        """One segment over its sequence's k and v [n, Hk, d]; compressed keys are made only if needed."""
+        q, (k, v) = heads.q, past
+        start = len(k) - len(q)
+        count = min(max(self._dense - start, 0), len(q))  # dense queries come first
+        parts = []
+        if count > 0 or len(q) == 0:
+            # A cache may be narrower than the weights.
+            parts.append(ops.attend(q[:count], *(x[: start + count].to(q.dtype) for x in past)))
+        if count < len(q):
+            scorer = Scorer(heads.choosing_q[count:], compressed())
+            parts.append(ops.attend_sparse(q[count:], k, v, scorer, self.infllm.sparse))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _compress(self, ops: Backend) -> Callable[[Tensor], Tensor]:
+        return partial(ops.compress, sparse=self.infllm.sparse)
