@@ -1,10 +1,15 @@
 """The gated feed-forward."""
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from minicpm.config import Dense
+from minicpm.config import Activation, Dense, FATReLU, SiLU
 from minicpm.layers.fused import fuse, project
+from minicpm.ops.activations import fatrelu
+from minicpm.ops.quant_tensor import Weight
 
 
 class MLP(nn.Module):
@@ -12,16 +17,30 @@ class MLP(nn.Module):
 
     def __init__(self, hidden: int, ffn: Dense) -> None:
         super().__init__()
+        self.act = activation(ffn.act)
         self.gate_proj = nn.Linear(hidden, ffn.intermediate, bias=False)
         self.up_proj = nn.Linear(hidden, ffn.intermediate, bias=False)
         self.down_proj = nn.Linear(ffn.intermediate, hidden, bias=False)
-        self._fused: Tensor | None = None
+        self._fused: Weight | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """down(silu(gate x) * up x) for x [T, D]."""
+        """down(act(gate x) * up x) for x [T, D]."""
+        return self.down_proj(self.inner(x))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """act(gate x) * up x for x [T, D]; [T, I]."""
         gate, up = project(x, (self.gate_proj, self.up_proj), self._fused)
-        return self.down_proj(silu(gate) * up)
+        return self.act(gate) * up
 
     def prepare(self) -> None:
         """Fuse the two input projections; inference only from here on."""
         self._fused = fuse((self.gate_proj, self.up_proj))
+
+
+def activation(config: Activation) -> Callable[[Tensor], Tensor]:
+    """The function of that description, elementwise."""
+    match config:
+        case SiLU():
+            return silu
+        case FATReLU():
+            return partial(fatrelu, threshold=config.threshold)

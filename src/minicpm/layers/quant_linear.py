@@ -1,0 +1,50 @@
+"""A projection whose weight is packed."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from minicpm.ops.linear import linear
+from minicpm.ops.quant_tensor import QuantTensor, decode
+
+
+class QuantLinear(nn.Module):
+    """y = W x without a bias, W [O, I] a `QuantTensor`; inference only.
+
+    `state_dict` shows the decoded matrix under the name a plain projection has, so that a saved model is the
+    published one. It cannot be loaded into.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+
+    def __init__(self, weight: QuantTensor) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.scheme = weight.scheme
+        self.register_buffer("codes", weight.codes, persistent=False)
+        self.register_buffer("scales", weight.scales, persistent=False)
+        self.register_buffer("zeros", weight.zeros, persistent=False)
+
+    @property
+    def packed(self) -> QuantTensor:
+        """The weight as it is held."""
+        return QuantTensor(self.codes, self.scales, self.zeros, self.scheme)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight decoded, [O, I]."""
+        return decode(self.packed)
+
+    def hold(self, weight: QuantTensor) -> None:
+        """Hold this one instead, of the same shape and scheme."""
+        assert (weight.shape, weight.scheme) == (self.packed.shape, self.scheme)
+        self.codes, self.scales, self.zeros = weight.codes, weight.scales, weight.zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., I] to [..., O]."""
+        return linear(x, self.packed)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.weight

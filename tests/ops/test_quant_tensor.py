@@ -1,0 +1,77 @@
+"""Packed matrices decode to exactly the numbers their codes and scales stand for."""
+
+import pytest
+import torch
+
+from minicpm.ops.linear import linear
+from minicpm.ops.quant_tensor import QuantTensor, Scheme, decode, joined, pack_codes, unpack_codes
+
+EVERY_WIDTH = pytest.mark.parametrize("bits", [1, 2, 4, 8])
+
+
+def random_codes(rows, columns, bits, seed=0):
+    return torch.randint(0, 2**bits, (rows, columns), generator=torch.Generator().manual_seed(seed))
+
+
+def quantised(bits, *, symmetric, rows=5, group=6, groups=3, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    codes = pack_codes(random_codes(rows, group * groups, bits, seed), bits)
+    scales = torch.rand(rows, groups, generator=generator).to(dtype)
+    zeros = None if symmetric else torch.randint(0, 2**bits, (rows, groups), generator=generator).to(dtype)
+    return QuantTensor(codes, scales, zeros, Scheme(bits, group, symmetric))
+
+
+@EVERY_WIDTH
+@pytest.mark.parametrize("columns", [1, 7, 8, 63, 64, 1000])
+def test_codes_return_from_their_bytes(bits, columns):
+    codes = random_codes(3, columns, bits)
+    packed = pack_codes(codes, bits)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (3, -(-columns * bits // 8))
+    assert torch.equal(unpack_codes(packed, bits, columns).long(), codes)
+
+
+def test_the_first_code_lies_in_the_lowest_bits():
+    assert pack_codes(torch.tensor([[1, 2, 3, 0, 2]]), 2).tolist() == [[0b00_11_10_01, 0b10]]
+
+
+@EVERY_WIDTH
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_matrix_is_decoded_number_by_number(bits, symmetric, dtype):
+    weight = quantised(bits, symmetric=symmetric, dtype=dtype)
+    codes = random_codes(5, 18, bits)
+    found = decode(weight)
+    assert (found.shape, found.dtype) == (weight.shape, weight.dtype) == ((5, 18), dtype)
+    for o in range(5):
+        for i in range(18):
+            zero = 2 ** (bits - 1) if symmetric else weight.zeros[o, i // 6].float()
+            exact = (codes[o, i].float() - zero) * weight.scales[o, i // 6].float()
+            assert found[o, i] == exact.to(dtype)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_product_with_a_packed_matrix_is_one_with_the_decoded(symmetric):
+    weight = quantised(4, symmetric=symmetric)
+    x = torch.randn(7, 18, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(linear(x, weight), torch.nn.functional.linear(x, decode(weight)))
+    assert torch.equal(linear(x, decode(weight)), linear(x, weight))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_joined_matrices_decode_as_each_alone_and_rows_give_them_back(symmetric):
+    parts = [quantised(2, symmetric=symmetric, rows=n, seed=n) for n in (4, 1, 3)]
+    whole = joined(parts)
+    assert torch.equal(decode(whole), torch.cat([decode(part) for part in parts]))
+    assert torch.equal(decode(whole.rows(4, 5)), decode(parts[1]))
+    assert whole.rows(4, 5).codes.untyped_storage().data_ptr() == whole.codes.untyped_storage().data_ptr()
+
+
+def test_matrices_of_different_schemes_are_not_joined():
+    with pytest.raises(AssertionError, match="one scheme"):
+        joined([quantised(2, symmetric=True), quantised(4, symmetric=True)])
+
+
+def test_the_bytes_are_those_of_all_parts():
+    weight = quantised(4, symmetric=False)
+    assert weight.nbytes == 5 * 9 + 2 * 5 * 3 * 4
