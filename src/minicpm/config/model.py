@@ -12,6 +12,7 @@ from minicpm.config.feed_forwards import FeedForward
 from minicpm.config.heads import Head, NextToken
 from minicpm.config.mixers import Mixer, SparseConfig
 from minicpm.config.rope import Rope
+from minicpm.config.vision import VisionConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class ModelConfig:
 
     The three muP numbers are resolved: embeddings are multiplied by `embed_scale`, each residual
     branch by `residual_scale`, and logits are divided by `logit_scale`.
-    `context` is the largest number of tokens a sequence may hold.
+    `context` is the largest number of tokens a sequence may hold. `vision` is what it sees with, if it sees.
     """
 
     family: str
@@ -48,6 +49,7 @@ class ModelConfig:
     pad: int | None
     sparse: SparseConfig | None = None
     head: Head = field(default_factory=NextToken)
+    vision: VisionConfig | None = None
     notes: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -64,4 +66,5 @@ def parameter_count(config: ModelConfig) -> int:
     )
     norms = config.hidden * (2 * len(config.layers) + 1)
     embeddings = config.vocab * config.hidden * (1 if config.tied else 2)
-    return per_layer + norms + embeddings + config.head.weights(config.hidden)
+    seeing = config.vision.weights(config.hidden) if config.vision else 0
+    return per_layer + norms + embeddings + config.head.weights(config.hidden) + seeing
