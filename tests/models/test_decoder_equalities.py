@@ -47,8 +47,9 @@ def poisoned_cache(decoder, pages):
     """A cache whose unwritten rows are NaN, so that reading one shows."""
     cache = decoder.new_cache(pages)
     for store in cache.stores:
-        store.k.fill_(torch.nan)
-        store.v.fill_(torch.nan)
+        for tensor in vars(store).values():
+            if isinstance(tensor, torch.Tensor):
+                tensor.fill_(torch.nan)
     return cache
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minicpm.config import GQA, parameter_count
+from minicpm.config import GQA, InfLLM, Lightning, parameter_count
 from minicpm.config.memory import cache_bytes, weight_bytes
 from minicpm.models.decoder import Decoder
 from minicpm.models.published import by_name, published
@@ -17,6 +17,7 @@ COUNTS = {
     "MiniCPM4-8B": 8_185_253_888,
     "MiniCPM4-0.5B": 433_873_920,
     "MiniCPM4.1-8B": 8_185_253_888,
+    "MiniCPM-SALA": 9_477_203_968,
     "BitCPM4-1B": 1_360_258_560,
     "BitCPM4-0.5B": 433_873_920,
     "MiniCPM-2B-llama-format": 2_442_057_984 + 2 * 122_753 * 2304,
@@ -38,11 +39,30 @@ def test_the_decoder_on_the_meta_device_has_exactly_the_published_number_of_weig
     assert row.parameters in (None, built)
 
 
+def mixer_shapes(hidden, mixer) -> dict[str, tuple[int, ...]]:
+    queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
+    shapes = {
+        "q_proj": (queries, hidden),
+        "k_proj": (keys, hidden),
+        "v_proj": (keys, hidden),
+        "o_proj": (hidden, queries),
+    }
+    match mixer:
+        case GQA(gated=False):
+            return shapes
+        case GQA(gated=True):
+            return shapes | {"o_gate": (queries, hidden)}
+        case InfLLM():
+            return mixer_shapes(hidden, mixer.attention)
+        case Lightning():
+            norms = {"q_norm": (mixer.head_dim,), "k_norm": (mixer.head_dim,), "o_norm": (queries,)}
+            return shapes | norms | {"z_proj": (queries, hidden)}
+
+
 @EVERY_ROW
 def test_names_and_shapes_are_the_published_ones(row):
     config = parse(row.raw)
-    mixer, ffn = config.layers[0].mixer, config.layers[0].ffn
-    queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
+    ffn = config.layers[0].ffn
     wanted = {
         "model.embed_tokens.weight": (config.vocab, config.hidden),
         "model.norm.weight": (config.hidden,),
@@ -50,11 +70,8 @@ def test_names_and_shapes_are_the_published_ones(row):
     if not config.tied:
         wanted["lm_head.weight"] = (config.vocab, config.hidden)
     for i in range(row.raw["num_hidden_layers"]):
-        layer = {
-            "self_attn.q_proj": (queries, config.hidden),
-            "self_attn.k_proj": (keys, config.hidden),
-            "self_attn.v_proj": (keys, config.hidden),
-            "self_attn.o_proj": (config.hidden, queries),
+        mixer = mixer_shapes(config.hidden, config.layers[i].mixer)
+        layer = {f"self_attn.{name}": shape for name, shape in mixer.items()} | {
             "mlp.gate_proj": (ffn.intermediate, config.hidden),
             "mlp.up_proj": (ffn.intermediate, config.hidden),
             "mlp.down_proj": (config.hidden, ffn.intermediate),

@@ -4,6 +4,7 @@ from minicpm.cache.batch import Batch, Segment
 from minicpm.cache.cache import Cache, CachePlan
 from minicpm.cache.pages import PAGE, PagePool
 from minicpm.cache.sparse_store import SparseStore
+from minicpm.cache.state_store import StateStore
 from minicpm.cache.store import SequenceStore, Store
 from minicpm.cache.token_store import Rows, TokenStore
 
@@ -17,6 +18,7 @@ __all__ = [
     "Segment",
     "SequenceStore",
     "SparseStore",
+    "StateStore",
     "Store",
     "TokenStore",
 ]

@@ -4,6 +4,9 @@ from minicpm.config.dtypes import BYTES
 from minicpm.config.mixers import PAGE_TOKENS
 from minicpm.config.model import ModelConfig, parameter_count
 
+STATE_MARKS = 16
+"""Earlier states that a recurrent layer keeps to go back to, over all sequences."""
+
 
 def weight_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of all weights held as `dtype`."""
@@ -11,9 +14,10 @@ def weight_bytes(config: ModelConfig, dtype: str) -> int:
 
 
 def cache_bytes(config: ModelConfig, tokens: int, dtype: str) -> int:
-    """Bytes of the cache of one sequence of `tokens` tokens, whole pages counted, and of its states."""
+    """Bytes of the cache of one sequence of `tokens` tokens: whole pages, its state and its marks."""
     pages = -(-tokens // PAGE_TOKENS)
-    return pages * page_bytes(config, dtype) + state_bytes(config)
+    states = 1 + min(pages - 1, STATE_MARKS)
+    return pages * page_bytes(config, dtype) + states * state_bytes(config)
 
 
 def page_bytes(config: ModelConfig, dtype: str) -> int:
@@ -22,5 +26,5 @@ def page_bytes(config: ModelConfig, dtype: str) -> int:
 
 
 def state_bytes(config: ModelConfig) -> int:
-    """Bytes that one sequence takes over all layers however long it is; states are float32."""
+    """Bytes of one recurrent state over all layers, the same however long the sequence; it is float32."""
     return BYTES["float32"] * sum(layer.mixer.state_values for layer in config.layers)

@@ -106,6 +106,14 @@ class RawConfig:
             return tuple(map(float, value))
         return (1.0,) * (length or 1)
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self._take(key)
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            self._refuse(key, value, "a list of strings")
+            return ()
+        return tuple(value)
+
     def token(self, key: str, default: int | None) -> int | None:
         """A token id or null."""
         ids = self.tokens(key, () if default is None else (default,))

@@ -64,7 +64,7 @@ def _size_cells(row: Published, config: ModelConfig) -> list[str]:
         row.name,
         str(len(config.layers)),
         str(config.hidden),
-        f"{layer.mixer.heads} / {layer.mixer.kv_heads} x {layer.mixer.head_dim}",
+        _heads_cell(config),
         str(layer.ffn.intermediate),
         str(config.vocab),
         str(config.context),
@@ -74,6 +74,12 @@ def _size_cells(row: Published, config: ModelConfig) -> list[str]:
         f"{parameter_count(config):,}",
         f"{weight_bytes(config, 'bfloat16') / 1e9:.2f} GB",
     ]
+
+
+def _heads_cell(config: ModelConfig) -> str:
+    """Those of every kind of layer, in order of appearance."""
+    mixers = [layer.mixer for layer in config.layers]
+    return "<br>".join(dict.fromkeys(f"{m.heads} / {m.kv_heads} x {m.head_dim}" for m in mixers))
 
 
 def _rope_cell(rope: Rope) -> str:

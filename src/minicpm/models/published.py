@@ -99,6 +99,37 @@ _SMALL = _sizes(1024, 4096, 24, 16, 2, 73448) | {
     "eos_token_id": [2, 73440],
 }
 _BITCPM_1B = _sizes(1536, 3840, 52, 24, 8, 73448) | {"rms_norm_eps": 1e-5}
+# Softmax layers of MiniCPM-SALA; the others are lightning.
+_SALA_SOFTMAX = (0, 9, 16, 17, 22, 29, 30, 31)
+_SALA = {
+    "architectures": ["MiniCPMSALAForCausalLM"],
+    "model_type": "minicpm_sala",
+    "head_dim": 128,
+    "max_position_embeddings": 524288,
+    "rope_theta": 10000.0,
+    "shift_labels": True,
+    "mixer_types": ["minicpm4" if i in _SALA_SOFTMAX else "lightning-attn" for i in range(32)],
+    "attn_use_rope": False,
+    "attn_use_output_gate": True,
+    "sparse_config": {
+        "kernel_size": 32,
+        "kernel_stride": 16,
+        "init_blocks": 1,
+        "block_size": 64,
+        "window_size": 2048,
+        "topk": 64,
+        "use_nope": False,
+        "dense_len": 8192,
+    },
+    "lightning_nh": 32,
+    "lightning_nkv": 32,
+    "lightning_head_dim": 128,
+    "lightning_scale": "1/sqrt(d)",
+    "lightning_use_rope": True,
+    "qk_norm": True,
+    "use_output_norm": True,
+    "use_output_gate": True,
+}
 
 _ROWS = (
     Published(
@@ -177,6 +208,7 @@ _ROWS = (
         433873920,
         unverified=("all of config.json; dimensions are MiniCPM4-0.5B's",),
     ),
+    Published("MiniCPM-SALA", ("openbmb/MiniCPM-SALA",), "minicpm-sala", _mup(**_8B | _SALA), 9477203968),
     Published(
         "MiniCPM-2B-llama-format",
         ("openbmb/MiniCPM-2B-sft-bf16-llama-format",),

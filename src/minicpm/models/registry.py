@@ -6,17 +6,23 @@ from typing import Any
 
 from minicpm.config import ModelConfig, RawConfig
 from minicpm.errors import UnknownModel
-from minicpm.models.families import llama, minicpm
+from minicpm.models.families import llama, minicpm, sala
 from minicpm.models.family import Family
 
 _MUP = {"architectures": ("MiniCPMForCausalLM",), "model_types": ("minicpm",), "parse": minicpm.parse}
 _LLAMA = {"architectures": ("LlamaForCausalLM",), "model_types": ("llama",), "parse": llama.parse}
+_SALA = {
+    "architectures": ("MiniCPMSALAForCausalLM",),
+    "model_types": ("minicpm_sala",),
+    "parse": sala.parse,
+}
 
 _FAMILIES = (
     Family("minicpm", "MiniCPM 1B, 2B", template="minicpm-v1", dialect="none", **_MUP),
     Family("minicpm-128k", "MiniCPM-2B-128k", template="chatml", dialect="none", **_MUP),
     Family("minicpm4", "MiniCPM4, BitCPM4", template="chatml", dialect="py-call", **_MUP),
     Family("minicpm4.1", "MiniCPM4.1", template="minicpm4.1", dialect="py-call", **_MUP),
+    Family("minicpm-sala", "MiniCPM-SALA", template="chatml", dialect="py-call", **_SALA),
     Family("minicpm-llama", "MiniCPM in llama format", template="minicpm-v1", dialect="none", **_LLAMA),
     Family("minicpm5", "MiniCPM5", template="minicpm5", dialect="xml-fn", **_LLAMA),
 )

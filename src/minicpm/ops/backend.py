@@ -9,6 +9,8 @@ from minicpm.config import SparseConfig
 from minicpm.errors import BadParameter
 from minicpm.ops.attention import cpu as torch_attention
 from minicpm.ops.attention import reference as reference_attention
+from minicpm.ops.lightning import chunked as chunked_lightning
+from minicpm.ops.lightning import reference as reference_lightning
 from minicpm.ops.rms_norm.reference import rms_norm
 from minicpm.ops.rope.angles import Angles
 from minicpm.ops.rope.reference import rotate
@@ -29,6 +31,7 @@ class Backend:
     attend_full: Callable[[Tensor, Tensor, Tensor], Tensor]
     attend_sparse: Callable[[Tensor, Tensor, Tensor, Scorer, SparseConfig], Tensor]
     compress: Callable[[Tensor, SparseConfig], Tensor]
+    lightning: Callable[..., tuple[Tensor, Tensor]]
 
 
 REFERENCE = Backend(
@@ -40,6 +43,7 @@ REFERENCE = Backend(
     attend_full=reference_attention.attend_full,
     attend_sparse=reference_sparse.attend,
     compress=reference_sparse.compress,
+    lightning=reference_lightning.recurrent,
 )
 TORCH = Backend(
     name="torch",
@@ -50,6 +54,7 @@ TORCH = Backend(
     attend_full=torch_attention.attend_full,
     attend_sparse=torch_sparse.attend,
     compress=torch_sparse.compress,
+    lightning=chunked_lightning.chunked,
 )
 
 _BACKENDS = {backend.name: backend for backend in (REFERENCE, TORCH)}

@@ -68,7 +68,7 @@ def _row(family: str) -> Published:
 def _toy_sizes(row: Published) -> dict[str, Any]:
     real = row.raw
     grouped = real["num_key_value_heads"] < real["num_attention_heads"]
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": 3,
@@ -79,6 +79,10 @@ def _toy_sizes(row: Published) -> dict[str, Any]:
         sizes["dim_model_base"] = 16
     if "head_dim" in real:
         sizes["head_dim"] = 32
+    if "mixer_types" in real:
+        words = real["mixer_types"]
+        sizes |= {"num_hidden_layers": 4, "mixer_types": [words[0], words[1], words[1], words[0]]}
+        sizes |= {"lightning_nh": 4, "lightning_nkv": 4, "lightning_head_dim": 16}
     return sizes
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def alibi_slopes(heads: int) -> Tensor:
+def alibi_slopes(heads: int, device: torch.device | None = None) -> Tensor:
     """The decay rate of each head, float32 [H]; a head keeps exp(-slope) of its state per token.
 
     The ALiBi series 2^(-8 (h + 1) / H) (arXiv 2108.12409, section 3). Where H is not a power of two: the
@@ -12,7 +12,7 @@ def alibi_slopes(heads: int) -> Tensor:
     """
     below = 1 << (heads.bit_length() - 1)
     extra = _series(2 * below)[::2][: heads - below]
-    return torch.tensor(_series(below) + extra, dtype=torch.float32)
+    return torch.tensor(_series(below) + extra, dtype=torch.float32, device=device)
 
 
 def _series(heads: int) -> list[float]:

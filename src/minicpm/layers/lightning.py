@@ -1,0 +1,113 @@
+"""Linear attention with a constant decay per head, over a state instead of a history."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from minicpm.cache import Segment, StateStore
+from minicpm.config import Lightning
+from minicpm.layers.fused import fuse, project
+from minicpm.layers.norm import RMSNorm
+from minicpm.layers.step import Step
+from minicpm.ops.lightning.decay import alibi_slopes
+from minicpm.ops.rows import pad_to
+
+Operator = Callable[..., tuple[Tensor, Tensor]]
+
+
+class LightningAttention(nn.Module):
+    """The lightning layer of MiniCPM-SALA: norm of q and k, rotation, operator, norm of all heads, gate.
+
+    q_proj and o_proj's transpose [H*d, D], k_proj and v_proj [Hk*d, D]; where the config has them z_proj, the
+    gate, [H*d, D], q_norm and k_norm [d], o_norm [H*d].
+    """
+
+    def __init__(self, hidden: int, mixer: Lightning, *, layer: int, norm_eps: float) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.layer = layer
+        queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
+        self.q_proj = nn.Linear(hidden, queries, bias=False)
+        self.k_proj = nn.Linear(hidden, keys, bias=False)
+        self.v_proj = nn.Linear(hidden, keys, bias=False)
+        self.o_proj = nn.Linear(queries, hidden, bias=False)
+        if mixer.gated:
+            self.z_proj = nn.Linear(hidden, queries, bias=False)
+        if mixer.qk_norm:
+            self.q_norm = RMSNorm(mixer.head_dim, norm_eps)
+            self.k_norm = RMSNorm(mixer.head_dim, norm_eps)
+        if mixer.output_norm:
+            self.o_norm = RMSNorm(queries, norm_eps)
+        self._fused: Tensor | None = None
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """x [T, D] normalised; result [T, D]. Rows beyond the batch's tokens are padding and give zero."""
+        projected = project(x, self._inputs, self._fused)
+        width = self.mixer.head_dim
+        q, k, v = (part[: step.tokens].unflatten(-1, (-1, width)) for part in projected[:3])
+        mixed = self._mix(*self._placed(q, k, step), v, step).flatten(1)
+        if self.mixer.output_norm:
+            mixed = self.o_norm(mixed, step.ops)
+        mixed = pad_to(mixed, len(x))
+        if self.mixer.gated:
+            mixed = mixed * torch.sigmoid(projected[3])
+        return self.o_proj(mixed)
+
+    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> StateStore:
+        """An empty store; states are float32 whatever the cache's dtype, and no page holds any of them."""
+        return StateStore()
+
+    def prepare(self) -> None:
+        """Fuse the projections of the input; inference only from here on."""
+        self._fused = fuse(self._inputs)
+
+    @property
+    def _inputs(self) -> list[nn.Linear]:
+        gate = [self.z_proj] if self.mixer.gated else []
+        return [self.q_proj, self.k_proj, self.v_proj, *gate]
+
+    def _placed(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Queries and keys normalised per head, then rotated to their positions."""
+        if self.mixer.qk_norm:
+            q, k = self.q_norm(q, step.ops), self.k_norm(k, step.ops)
+        if self.mixer.rotary:
+            q, k = step.ops.rotate(q, step.angles), step.ops.rotate(k, step.angles)
+        return q, k
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
+        """What the heads read for q [T, H, d], k and v [T, Hk, d], segment by segment; [T, H, d]."""
+        assert step.causal, (
+            "a state has seen only what came before, so nothing after a token can be attended to"
+        )
+        group = self.mixer.heads // self.mixer.kv_heads
+        k, v = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (k, v))
+        counts = [segment.count for segment in step.segments]
+        segments = zip(step.segments, *(torch.split(x, counts) for x in (q, k, v)), strict=True)
+        return torch.cat([self._read(segment, qkv, step) for segment, *qkv in segments])
+
+    def _read(self, segment: Segment, qkv: list[Tensor], step: Step) -> Tensor:
+        slopes = alibi_slopes(self.mixer.heads, qkv[0].device)
+        operator = partial(step.ops.lightning, slopes=slopes, scale=self.mixer.scale)
+        if step.cache is None:
+            return operator(*qkv)[0]
+        store = step.cache.stores[self.layer]
+        assert isinstance(store, StateStore), f"lightning needs a StateStore, not {type(store).__name__}"
+        return _continue(operator, store, segment, qkv)
+
+
+def _continue(operator: Operator, store: StateStore, segment: Segment, qkv: list[Tensor]) -> Tensor:
+    """The segment's outputs, from page end to page end, so that the store sees the states in between."""
+    seq = segment.seq
+    assert seq is not None, "a batch with a cache needs a sequence for every segment"
+    assert segment.start == store.length(seq), (
+        f"segment starts at {segment.start}, its state has seen {store.length(seq)} tokens"
+    )
+    pieces = store.pieces(seq, segment.count)
+    outputs = [qkv[0][:0]]
+    for count, *tensors in zip(pieces, *(torch.split(x, pieces) for x in qkv), strict=True):
+        out, state = operator(*tensors, store.state(seq))
+        store.advance(seq, count, state)
+        outputs.append(out)
+    return torch.cat(outputs)
