@@ -13,6 +13,7 @@
     |   |-- MalformedFile      a weight file or its index breaks its own format
     |   |-- WeightMismatch     names or shapes of tensors differ from the model's
     |   |-- NotFinite          weights hold NaN or infinity
+    |   |-- NotTernary         weights that should be packed as {-s, 0, s} have other values
     |   |-- TokenizerMismatch  the tokenizer does not fit the config
     |   `-- UnsafeFormat       a format that can run code, refused at run time
     |-- TextError              text cannot be turned into a prompt or back
@@ -91,6 +92,10 @@ class WeightMismatch(CheckpointError):
 
 class NotFinite(CheckpointError):
     """Raised when weights hold NaN or infinity."""
+
+
+class NotTernary(CheckpointError):
+    """Raised when weights to be packed as {-s, 0, s} have other values; says how far they are from it."""
 
 
 class TokenizerMismatch(CheckpointError):

@@ -59,6 +59,7 @@ class Trunk(nn.Module):
         self.config = config
         self.backend = TORCH
         self.adapters = Adapters()
+        self.prepared = False
         self._rows = 1  # rows per product are rounded up to a multiple of this
         self.model = stack
 
@@ -101,6 +102,7 @@ class Trunk(nn.Module):
     def prepare(self, backend: str = "auto") -> None:
         """Choose operators and fuse projections; from here on for inference only."""
         self.backend = choose_backend(backend)
+        self.prepared = True
         self.requires_grad_(False)
         self._rows = row_multiple(self.dtype, self.device)
         for block in self.model.layers:

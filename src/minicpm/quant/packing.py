@@ -1,0 +1,94 @@
+"""Turns the projections of a loaded model into packed ones that give the same numbers."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from minicpm.errors import BadParameter
+from minicpm.layers.quant_linear import QuantLinear
+from minicpm.ops.backend import Backend
+from minicpm.quant.ternary import Group, common_group, measure, pack
+
+# Routers choose experts and the head chooses tokens; both are published at full precision, as embeddings are.
+_KEPT = ("lm_head", "gate")
+
+
+class Packable(Protocol):
+    """What packing asks of a model, as a decoder is."""
+
+    backend: Backend
+    prepared: bool
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """As of a torch module."""
+        ...
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """As of a torch module."""
+        ...
+
+    def prepare(self, backend: str) -> None:
+        """Fuse projections for inference."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What was packed: how many weights, in which groups, in how many bytes that were how many before."""
+
+    group: Group
+    weights: int
+    nbytes: int
+    nbytes_before: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Scales included."""
+        return 8 * self.nbytes / self.weights
+
+
+def projections(model: Packable) -> dict[str, nn.Linear]:
+    """The linear modules that a ternary model holds ternary, by name: all but the head and routers."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] not in _KEPT
+    }
+
+
+@torch.no_grad()
+def pack_ternary(model: Packable) -> Packed:
+    """Hold every projection of a ternary model in about two bits per weight; inference only from here on.
+
+    Logits keep every bit. The model stays prepared if it is. Raises NotTernary, and changes nothing, when a
+    projection is not ternary, and BadParameter when the model has adapters.
+    """
+    parts = projections(model)
+    _refuse_adapters(parts)
+    group = common_group({f"{name}.weight": measure(part.weight) for name, part in parts.items()})
+    before, weights = _nbytes(parts), sum(part.weight.numel() for part in parts.values())
+    packed = 0
+    for name in list(parts):
+        weight = pack(parts.pop(name).weight, group)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, QuantLinear(weight))
+        packed += weight.nbytes
+    if model.prepared:
+        model.prepare(model.backend.name)
+    return Packed(group, weights, packed, before)
+
+
+def _nbytes(parts: Mapping[str, nn.Linear]) -> int:
+    return sum(part.weight.nbytes for part in parts.values())
+
+
+def _refuse_adapters(parts: Mapping[str, nn.Linear]) -> None:
+    adapted = [name for name, part in parts.items() if type(part) is not nn.Linear]
+    if adapted:
+        raise BadParameter(
+            f"{len(adapted)} projections carry adapters, {adapted[0]} for one. Packing would drop them, so it "
+            "is refused. Pack a model before adapters are added to it."
+        )
