@@ -2,6 +2,7 @@
 
 from minicpm.cache.batch import Batch, Segment
 from minicpm.cache.cache import Cache, CachePlan
+from minicpm.cache.latent_store import LatentStore
 from minicpm.cache.pages import PAGE, PagePool
 from minicpm.cache.sparse_store import SparseStore
 from minicpm.cache.state_store import StateStore
@@ -13,6 +14,7 @@ __all__ = [
     "Batch",
     "Cache",
     "CachePlan",
+    "LatentStore",
     "PagePool",
     "Rows",
     "Segment",

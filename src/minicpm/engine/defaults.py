@@ -14,6 +14,7 @@ _FAMILIES: Mapping[str, Mapping[str, float]] = {
     "minicpm": {"temperature": 0.5, "top_p": 0.8, "repetition_penalty": 1.02},
     "minicpm-128k": {"temperature": 0.5, "top_p": 0.8, "repetition_penalty": 1.02},
     "minicpm-llama": {"temperature": 0.5, "top_p": 0.8, "repetition_penalty": 1.02},
+    "minicpm3": {"temperature": 0.7, "top_p": 0.7},
     "minicpm4": {"temperature": 0.7, "top_p": 0.7},
     "minicpm4.1": {"temperature": 0.9, "top_p": 0.95},
     "minicpm5": {"temperature": 0.9, "top_p": 0.95},

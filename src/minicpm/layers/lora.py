@@ -149,6 +149,14 @@ def adapted(projection: nn.Module, x: Tensor, out: Tensor) -> Tensor:
     return projection.updated(x, out) if isinstance(projection, AdaptedLinear) else out
 
 
+def weight_with(projection: AdaptedLinear, name: str | None) -> Tensor:
+    """The weight [O, I] that gives by itself what the projection gives rows with the adapter `name`."""
+    update = None if name is None else projection.updates.get(name)
+    return (
+        projection.weight if update is None else update.merged(projection.weight).to(projection.weight.dtype)
+    )
+
+
 def make_adaptable(root: nn.Module, name: str, adapters: Adapters) -> AdaptedLinear:
     """The projection `name` under `root`, replaced by one that takes updates unless it already does."""
     projection = root.get_submodule(name)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from minicpm.cache import Store
-from minicpm.config import GQA, InfLLM, Lightning, Mixer
+from minicpm.config import GQA, MLA, InfLLM, Lightning, Mixer
 from minicpm.layers.attention import Attention
+from minicpm.layers.latent_attention import LatentAttention
 from minicpm.layers.lightning import LightningAttention
 from minicpm.layers.sparse_attention import SparseAttention
 from minicpm.layers.step import Step
@@ -38,6 +39,8 @@ def mixer(hidden: int, config: Mixer, *, layer: int, norm_eps: float) -> nn.Modu
             return SparseAttention(hidden, config, layer=layer)
         case Lightning():
             return LightningAttention(hidden, config, layer=layer, norm_eps=norm_eps)
+        case MLA():
+            return LatentAttention(hidden, config, layer=layer)
     raise NotImplementedError(f"no module for {config}")
 
 

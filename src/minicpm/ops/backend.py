@@ -9,6 +9,8 @@ from minicpm.config import SparseConfig
 from minicpm.errors import BadParameter
 from minicpm.ops.attention import cpu as torch_attention
 from minicpm.ops.attention import reference as reference_attention
+from minicpm.ops.latent import cpu as torch_latent
+from minicpm.ops.latent import reference as reference_latent
 from minicpm.ops.lightning import chunked as chunked_lightning
 from minicpm.ops.lightning import reference as reference_lightning
 from minicpm.ops.rms_norm.reference import rms_norm
@@ -29,6 +31,7 @@ class Backend:
     attend: Callable[[Tensor, Tensor, Tensor], Tensor]
     attend_equal: Callable[[Tensor, Tensor, Tensor], Tensor]
     attend_full: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attend_latent: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     attend_sparse: Callable[[Tensor, Tensor, Tensor, Scorer, SparseConfig], Tensor]
     compress: Callable[[Tensor, SparseConfig], Tensor]
     lightning: Callable[..., tuple[Tensor, Tensor]]
@@ -41,6 +44,7 @@ REFERENCE = Backend(
     attend=reference_attention.attend,
     attend_equal=reference_attention.attend_equal,
     attend_full=reference_attention.attend_full,
+    attend_latent=reference_latent.attend_latent,
     attend_sparse=reference_sparse.attend,
     compress=reference_sparse.compress,
     lightning=reference_lightning.recurrent,
@@ -52,6 +56,7 @@ TORCH = Backend(
     attend=torch_attention.attend,
     attend_equal=torch_attention.attend_equal,
     attend_full=torch_attention.attend_full,
+    attend_latent=torch_latent.attend_latent,
     attend_sparse=torch_sparse.attend,
     compress=torch_sparse.compress,
     lightning=chunked_lightning.chunked,
