@@ -89,11 +89,8 @@ def test_memory_is_that_of_the_codes_and_scales():
     before = sum(p.nbytes for p in decoder.parameters())
     done = pack_ternary(decoder)
     parts = [module.packed for module in decoder.modules() if isinstance(module, QuantLinear)]
-    held = {part.codes.untyped_storage().data_ptr(): part.codes.untyped_storage().nbytes() for part in parts}
-    scales = {
-        part.scales.untyped_storage().data_ptr(): part.scales.untyped_storage().nbytes() for part in parts
-    }
-    assert sum(held.values()) + sum(scales.values()) == done.nbytes
+    storages = [held.untyped_storage() for part in parts for held in (part.codes, part.scales)]
+    assert sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) == done.nbytes
     assert done.nbytes < done.nbytes_before / 6
     kept = sum(p.nbytes for p in decoder.parameters())
     assert before - kept == done.nbytes_before
@@ -117,9 +114,8 @@ def test_a_model_that_is_not_ternary_is_refused_and_left_as_it_was(prepared):
     with torch.no_grad():
         part.weight[3, :32] = torch.linspace(0.1, 1, 32)
         wanted = decoder.logits_for([1, 2, 3])
-    with pytest.raises(
-        NotTernary, match=r"1 of 21 .*model\.layers\.1\.mlp\.down_proj\.weight: 0\.5% of its groups"
-    ):
+    worst = r"1 of 21 .*model\.layers\.1\.mlp\.down_proj\.weight: 0\.5% of its groups"
+    with pytest.raises(NotTernary, match=worst):
         pack_ternary(decoder)
     assert len(projections(decoder)) == 21
     with torch.no_grad():

@@ -89,6 +89,6 @@ def _refuse_adapters(parts: Mapping[str, nn.Linear]) -> None:
     adapted = [name for name, part in parts.items() if type(part) is not nn.Linear]
     if adapted:
         raise BadParameter(
-            f"{len(adapted)} projections carry adapters, {adapted[0]} for one. Packing would drop them, so it "
-            "is refused. Pack a model before adapters are added to it."
+            f"{len(adapted)} projections carry adapters, {adapted[0]} for one. Packing would drop them, so "
+            "it is refused. Pack a model before adapters are added to it."
         )

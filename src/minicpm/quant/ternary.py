@@ -67,15 +67,16 @@ def common_group(fits: Mapping[str, Fit]) -> Group:
         if all(group in fit.groups for fit in fits.values()):
             return group
     raise NotTernary(
-        "The matrices are ternary in groups of different sizes, and no one size fits all of them."
+        "The matrices are ternary in groups of different sizes, and no one size fits all. They are not packed; "
+        "load the checkpoint as it is."
     )
 
 
 def pack(weight: Tensor, group: Group) -> QuantTensor:
     """A matrix [O, I] of which `group` fits, in 2 bits per weight and one scale s = max|W| per group.
 
-    It decodes to the same numbers; a negative zero becomes zero. s is not the quantiser's mean|W| again, which
-    zeros would make smaller.
+    It decodes to the same numbers; a negative zero becomes zero. s is not the quantiser's mean|W| again,
+    which zeros would make smaller.
     """
     grouped = _grouped(weight, group)
     size = grouped.shape[-1]
@@ -91,7 +92,7 @@ def bits_per_weight(group: int, scale_bits: int) -> float:
 
 
 def _grouped(weight: Tensor, group: Group) -> Tensor:
-    return weight.unflatten(1, (1, -1) if group == "row" else (-1, group))
+    return weight.reshape(len(weight), *((1, -1) if group == "row" else (-1, group)))
 
 
 def _candidates(width: int) -> list[Group]:
@@ -107,8 +108,8 @@ def _times(group: Group, smallest: Group) -> int:
 
 def _fits(most: Tensor, least: Tensor, times: int) -> bool:
     """True when groups of `times` smallest ones have one magnitude each, or none."""
-    shape = (1, -1) if times < 0 else (-1, times)
-    return bool((least.unflatten(1, shape).amin(-1) >= most.unflatten(1, shape).amax(-1)).all())
+    shape = (len(most), *((1, -1) if times < 0 else (-1, times)))
+    return bool((least.reshape(shape).amin(-1) >= most.reshape(shape).amax(-1)).all())
 
 
 def _descending(groups: Iterable[Group]) -> list[Group]:
@@ -120,8 +121,8 @@ def _message(refused: Mapping[str, Fit], count: int) -> str:
     fit = refused[worst]
     groups = "rows" if fit.smallest == "row" else f"groups of {fit.smallest} weights"
     return (
-        f"{len(refused)} of {count} matrices are not ternary. The worst is {worst}: {fit.broken:.1%} of its {groups} "
-        f"hold more than one magnitude, and a weight lies {fit.deviation:.1%} of its group's s away from -s, 0 and s. "
-        "Packing would change what the model computes, so it is refused. Pack checkpoints that were trained with "
-        "ternary weights, such as BitCPM4."
+        f"{len(refused)} of {count} matrices are not ternary. The worst is {worst}: {fit.broken:.1%} of its "
+        f"{groups} hold more than one magnitude, and a weight lies {fit.deviation:.1%} of its group's s away "
+        "from -s, 0 and s. Packing would change what the model computes, so it is refused. Pack checkpoints "
+        "that were trained with ternary weights, such as BitCPM4."
     )
