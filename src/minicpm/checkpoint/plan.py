@@ -58,8 +58,8 @@ def plan_memory(
 
 def _fusing_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of the largest stack of gate and up that `prepare` builds while the separate ones still exist."""
-    widest = max((layer.ffn.intermediate for layer in config.layers), default=0)
-    return 2 * widest * config.hidden * BYTES[dtype]
+    highest = max((layer.ffn.stacked for layer in config.layers), default=0)
+    return highest * config.hidden * BYTES[dtype]
 
 
 def require_fit(plan: MemoryPlan) -> None:

@@ -25,6 +25,11 @@ class Dense:
     intermediate: int
     act: Activation = SiLU()
 
+    @property
+    def stacked(self) -> int:
+        """Rows of the largest matrix that preparing builds: gate and up."""
+        return 2 * self.intermediate
+
     def weights(self, hidden: int) -> int:
         """Number of weights at this width of the residual stream."""
         return 3 * hidden * self.intermediate
@@ -37,6 +42,11 @@ class MoE:
     intermediate: int
     experts: int
     chosen: int
+
+    @property
+    def stacked(self) -> int:
+        """Rows of the largest matrix that preparing builds: gate and up of all experts."""
+        return 2 * self.intermediate * self.experts
 
     def weights(self, hidden: int) -> int:
         """Number of weights at this width of the residual stream, the router's included."""

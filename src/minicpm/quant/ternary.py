@@ -67,8 +67,8 @@ def common_group(fits: Mapping[str, Fit]) -> Group:
         if all(group in fit.groups for fit in fits.values()):
             return group
     raise NotTernary(
-        "The matrices are ternary in groups of different sizes, and no one size fits all. They are not packed; "
-        "load the checkpoint as it is."
+        "The matrices are ternary in groups of different sizes, and no one size fits all of them. They are "
+        "not packed: load them as they are."
     )
 
 
