@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from minicpm.config import ModelConfig
+from minicpm.models.build import build
 from minicpm.models.decoder import Decoder
 from minicpm.models.registry import parse
 from minicpm.testing import tiny_checkpoint
@@ -27,7 +28,7 @@ class Toy:
 
     def decoder(self, *, dtype=torch.float32, backend=None, config=None) -> Decoder:
         """Unprepared, so it trains, unless a backend is named."""
-        decoder = Decoder(config or self.config).to(dtype)
+        decoder = build(config or self.config).to(dtype)
         decoder.load_state_dict({name: weight.to(dtype) for name, weight in self.state.items()}, strict=True)
         if backend is not None:
             decoder.prepare(backend)

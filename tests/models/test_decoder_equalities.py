@@ -182,7 +182,7 @@ def test_every_parameter_of_an_unprepared_decoder_gets_a_gradient(toy, family):
     decoder = model.decoder()
     decoder.logits_for(model.ids(20)).logsumexp(-1).sum().backward()
     without = [
-        name for name, weight in decoder.named_parameters() if weight.grad is None or not weight.grad.any()
+        name for name, weight in reading(decoder).items() if weight.grad is None or not weight.grad.any()
     ]
     assert without == []
 
@@ -195,9 +195,15 @@ def test_gradients_through_packed_sequences_equal_those_of_separate_ones(toy, fa
     loss(packed, Batch.of_sequences(*sequences)).backward()
     for ids in sequences:
         loss(separate, Batch.of_sequences(ids)).backward()
-    wanted = dict(separate.named_parameters())
-    for name, weight in packed.named_parameters():
+    wanted = reading(separate)
+    for name, weight in reading(packed).items():
         assert_same(weight.grad, wanted[name].grad, bound=10 * FLOAT32)  # sums over all tokens
+
+
+def reading(decoder):
+    """Weights that take part where there is no image."""
+    seeing = ("vpm.", "resampler.", "model.vision_tower.", "model.resampler.")
+    return {name: weight for name, weight in decoder.named_parameters() if not name.startswith(seeing)}
 
 
 def loss(decoder, batch):

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from minicpm.config import GQA, extend
+from minicpm.config import GQA, Dense, extend
 from minicpm.models.registry import parse
 from minicpm.testing import families, tiny_config
 
@@ -123,9 +123,14 @@ def our_logits(decoder, ids):
 
 
 def is_plain(family):
-    """True for what the oracles know: rotated softmax attention without a gate in every layer."""
-    mixers = [layer.mixer for layer in parse(tiny_config(family)).layers]
-    return all(mixer == GQA(mixer.heads, mixer.kv_heads, mixer.head_dim) for mixer in mixers)
+    """True for what the oracles know: rotated softmax attention without a gate, then SiLU, and text alone."""
+    config = parse(tiny_config(family))
+    return config.vision is None and all(is_plain_layer(layer) for layer in config.layers)
+
+
+def is_plain_layer(layer):
+    mixer, ffn = layer.mixer, layer.ffn
+    return mixer == GQA(mixer.heads, mixer.kv_heads, mixer.head_dim) and ffn == Dense(ffn.intermediate)
 
 
 EVERY_MODEL = pytest.mark.parametrize("family", list(filter(is_plain, families())))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from minicpm.errors import TemplateError
-from minicpm.text.templates import chatml, minicpm5, minicpm41, nano, v1
+from minicpm.text.templates import chatml, minicpm5, minicpm41, nano, omnilmm, v1
 from minicpm.text.templates.conversation import Renderer
 
 
@@ -37,12 +37,14 @@ class BuiltIn:
 _TURNS = frozenset({"<|im_start|>", "<|im_end|>"})
 _THINK = frozenset({"<think>", "</think>"})
 _CALLS = frozenset({"<|thought_start|>", "<|thought_end|>", "<|tool_call_start|>", "<|tool_call_end|>"})
+_ROLES = frozenset({"<|system|>", "<|user|>", "<|assistant|>"})
 _XML = frozenset({"<function", "</function>", "<param", "</param>", "<tool_response>", "</tool_response>"})
 
 _ALL = {
     template.name: template
     for template in (
         BuiltIn("minicpm-v1", v1.render, frozenset({"<用户>", "<AI>"}), takes_tools=False),
+        BuiltIn("omnilmm", omnilmm.render, _ROLES, takes_tools=False),
         BuiltIn("chatml", chatml.render, _TURNS | _CALLS, takes_tools=True),
         BuiltIn("minicpm4.1", minicpm41.render, _TURNS | _CALLS | _THINK, True, thinks=True, suffixes=True),
         BuiltIn("minicpm5", minicpm5.render, _TURNS | _XML | _THINK, takes_tools=True, thinks=True),
