@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from minicpm.cache import PAGE
 from minicpm.engine.admission import Limits, longest
+from minicpm.engine.memory import prefix_holders
 from minicpm.engine.prefix import PrefixIndex
 from minicpm.engine.request import FinishReason, Request, Sequence, sequences
 from minicpm.engine.runner import Outcome, Runner
@@ -62,7 +63,8 @@ class Engine:
             cache_tokens=self.cache.total_pages * PAGE,
             vocab=decoder.config.vocab,
         )
-        self._prefix = PrefixIndex(self.cache, enabled=prefix_cache)
+        holders = prefix_holders(decoder.config)
+        self._prefix = PrefixIndex(self.cache, enabled=prefix_cache, max_holders=holders)
         self._scheduler = Scheduler(
             self.cache, self._prefix, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minicpm.ops.lightning.decay import causal_decay, decay_powers
-from minicpm.ops.lightning.reference import initial_state
+from minicpm.ops.lightning.reference import initial_state, recurrent
 
 CHUNK = 64  # tokens; the products of a chunk and those with a state 128 wide then cost about the same
 
@@ -15,7 +15,12 @@ CHUNK = 64  # tokens; the products of a chunk and those with a state 128 wide th
 def chunked(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor | None = None, *, slopes: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.recurrent`, in chunks of 64 tokens; the last one may be shorter."""
+    """As `reference.recurrent`, in chunks of 64 tokens; the last one may be shorter.
+
+    A single token takes the recurrence itself, which is faster than products of one row.
+    """
+    if q.shape[-3] == 1:
+        return recurrent(q, k, v, state, slopes=slopes, scale=scale)
     return _in_chunks(q, k, v, state, slopes=slopes, scale=scale, chunk=CHUNK)
 
 
