@@ -167,8 +167,13 @@ class RawConfig:
     def _all_problems(self) -> list[str]:
         return self.problems + [p for child in self._children for p in child._all_problems()]
 
+    @property
+    def unread(self) -> list[str]:
+        """Keys of its own that were neither read nor ignored and are not known to be harmless, sorted."""
+        return sorted(set(self._raw) - self._read - HARMLESS)
+
     def _unread(self) -> list[str]:
-        own = [f"{key} ({self._where})" for key in sorted(set(self._raw) - self._read - HARMLESS)]
+        own = [f"{key} ({self._where})" for key in self.unread]
         return own + [key for child in self._children for key in child._unread()]
 
     def finish(self) -> None:

@@ -1,6 +1,6 @@
 """Loads a model and offers what people do with one: generate, chat, score."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -8,6 +8,7 @@ import torch
 
 from minicpm import checkpoint as checkpoints
 from minicpm.cache import PAGE
+from minicpm.checkpoint.adapters import attach, merge, open_adapter
 from minicpm.checkpoint.progress import Progress
 from minicpm.config import ModelConfig, dtype_name
 from minicpm.engine.answer import Answer, Reply
@@ -34,7 +35,13 @@ class Model:
     """
 
     def __init__(
-        self, decoder: Decoder, checkpoint: checkpoints.Checkpoint, *, pages: int | None = None, **engine: Any
+        self,
+        decoder: Decoder,
+        checkpoint: checkpoints.Checkpoint,
+        *,
+        pages: int | None = None,
+        notes: Sequence[str] = (),
+        **engine: Any,
     ) -> None:
         """`engine` takes Engine's options. Raises TokenizerError, TemplateError or BadConfig."""
         family = registry.family(decoder.config.family)
@@ -54,7 +61,7 @@ class Model:
         self.engine = Engine(decoder, pages=pages or _pages(decoder), eos_ids=ends, **engine)
         self.chat_model = LocalChat(self.engine, self.tokenizer, self.format, self._generation)
         self._completer = Completer(self.engine, self.tokenizer)
-        self.notes = (*self.config.notes, *_bounds(self.engine))
+        self.notes = (*self.config.notes, *notes, *_bounds(self.engine))
 
     @property
     def decoder(self) -> Decoder:
@@ -67,18 +74,23 @@ class Model:
         return self.decoder.config
 
     def generate(
-        self, prompts: str | Sequence[str] | Sequence[Sequence[int]], **sampling: Any
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        adapter: str | None = None,
+        **sampling: Any,
     ) -> list[Completion]:
         """Continues text (BOS is added) or token ids (taken as they are), without a chat template.
 
         Sampling takes SamplingParams' names over the checkpoint's own defaults; without max_tokens a text may
-        fill the context. Completions come in the order of prompts, n per prompt.
+        fill the context. Completions come in the order of prompts, n per prompt. `adapter` names one that was
+        loaded with the model.
         """
-        return self._completer.generate(prompts, SamplingParams.of(sampling, self._defaults))
+        return self._completer.generate(prompts, SamplingParams.of(sampling, self._defaults), adapter=adapter)
 
-    def stream(self, prompt: str | Sequence[int], **sampling: Any) -> Stream:
+    def stream(self, prompt: str | Sequence[int], *, adapter: str | None = None, **sampling: Any) -> Stream:
         """Like `generate` for one prompt, token by token as they are written."""
-        return self._completer.stream(prompt, SamplingParams.of(sampling, self._defaults))
+        return self._completer.stream(prompt, SamplingParams.of(sampling, self._defaults), adapter=adapter)
 
     @overload
     def chat(
@@ -88,6 +100,7 @@ class Model:
         stream: Literal[True],
         tools: Sequence[Tool] | None = None,
         thinking: Thinking = "auto",
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Answer: ...
 
@@ -99,6 +112,7 @@ class Model:
         stream: Literal[False] = False,
         tools: Sequence[Tool] | None = None,
         thinking: Thinking = "auto",
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Reply: ...
 
@@ -109,21 +123,23 @@ class Model:
         stream: bool = False,
         tools: Sequence[Tool] | None = None,
         thinking: Thinking = "auto",
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Answer | Reply:
         """Answers a conversation (or one user message as a string): a Reply, or with `stream` its events.
 
         `thinking` is "on", "off" or "auto" (as the model does by itself). `truncate=True` lets the oldest
-        turns go when the context is full; without it PromptTooLong is raised.
+        turns go when the context is full; without it PromptTooLong is raised. `adapter` names one that was
+        loaded with the model.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        answer = self.chat_model.chat(messages, tools=tools, thinking=thinking, **sampling)
+        answer = self.chat_model.chat(messages, tools=tools, thinking=thinking, adapter=adapter, **sampling)
         return answer if stream else answer.reply()
 
-    def score(self, text: str | Sequence[int]) -> Score:
+    def score(self, text: str | Sequence[int], *, adapter: str | None = None) -> Score:
         """Log-probability of every token of a text given those before, and the perplexity."""
-        return self._completer.score(text)
+        return self._completer.score(text, adapter=adapter)
 
 
 def load(
@@ -139,18 +155,23 @@ def load(
     max_sequences: int = 64,
     max_batch_tokens: int = 512,
     prefix_cache: bool = True,
+    adapters: Mapping[str, str | Path] | None = None,
+    merged: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """A model from a folder, "nano", a hub name ("openbmb/MiniCPM4-0.5B") or "ms:ORG/NAME".
 
     `context` extends a model that publishes a longer one; `pages` of 64 tokens bound the memory of all
-    sequences together (one full context, as far as memory allows, unless said). All errors are MiniCPMErrors.
+    sequences together (one full context, as far as memory allows, unless said). `adapters` are LoRA folders
+    by the name that requests use; `merged` is one that is added to the weights for good, before the others.
+    All errors are MiniCPMErrors.
     """
     folder = checkpoints.resolve(str(model), revision=revision, offline=offline, progress=progress)
     opened = checkpoints.open_checkpoint(folder)
     decoder = checkpoints.load(
         opened, dtype=dtype, device=device, backend=backend, context=context, progress=progress
     )
+    notes = _adapt(decoder, str(model), merged, adapters or {})
     if context is not None and pages is None:
         pages = -(-context // PAGE)
     return Model(
@@ -160,7 +181,23 @@ def load(
         max_sequences=max_sequences,
         max_batch_tokens=max_batch_tokens,
         prefix_cache=prefix_cache,
+        notes=notes,
     )
+
+
+def _adapt(
+    decoder: Decoder, model: str, merged: str | Path | None, adapters: Mapping[str, str | Path]
+) -> list[str]:
+    """Merge and attach what was asked for; what a user should know of it."""
+    notes: list[str] = []
+    if merged is not None:
+        adapter = open_adapter(checkpoints.resolve(str(merged)))
+        notes += [*adapter.settings.notes_for(model), *merge(decoder, adapter).notes]
+    for name, path in adapters.items():
+        adapter = open_adapter(checkpoints.resolve(str(path)))
+        attach(decoder, name, adapter)
+        notes += [f"Adapter {name}: {note}" for note in adapter.settings.notes_for(model)]
+    return notes
 
 
 def _pages(decoder: Decoder) -> int:

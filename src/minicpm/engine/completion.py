@@ -60,25 +60,33 @@ class Completer:
         self._tokenizer = tokenizer
 
     def generate(
-        self, prompts: str | Sequence[str] | Sequence[Sequence[int]], params: SamplingParams
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        adapter: str | None = None,
     ) -> list[Completion]:
         """Completions in the order of prompts, then samples; a refused prompt stops all of them."""
         listed: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else [*prompts]
         with ExitStack() as open_streams:
-            streams = [open_streams.enter_context(self.stream(p, params)) for p in listed]
+            streams = [open_streams.enter_context(self.stream(p, params, adapter=adapter)) for p in listed]
             results = [stream.result() for stream in streams]
         return [c for i, result in enumerate(results) for c in _completions(i, result)]
 
-    def stream(self, prompt: str | Sequence[int], params: SamplingParams) -> Stream:
+    def stream(
+        self, prompt: str | Sequence[int], params: SamplingParams, *, adapter: str | None = None
+    ) -> Stream:
         """The tokens of one prompt as they are written; waits while the engine accepts no more requests."""
-        request = Request(self.ids(prompt), params, lambda: self._tokenizer.detokenizer(continues=True))
+        request = Request(
+            self.ids(prompt), params, lambda: self._tokenizer.detokenizer(continues=True), adapter
+        )
         while True:
             try:
                 return self._engine.submit(request)
             except QueueFull:
                 self._engine.step()
 
-    def score(self, text: str | Sequence[int]) -> Score:
+    def score(self, text: str | Sequence[int], *, adapter: str | None = None) -> Score:
         """Log-probabilities of a text, which must fit the context."""
         ids = self.ids(text)
         if len(ids) < 2:
@@ -86,7 +94,7 @@ class Completer:
                 f"A score needs at least two tokens, and the text has {len(ids)}. Give more text."
             )
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
-        with self.stream(ids, params) as stream:
+        with self.stream(ids, params, adapter=adapter) as stream:
             scores = stream.result().prompt_scores
         assert scores is not None, "prompt log-probabilities were asked for"
         return Score(tuple(ids), tuple(None if s is None else s.logprob for s in scores))

@@ -90,6 +90,7 @@ class Engine:
         Raises BadParameter, PromptTooLong or CapacityError when it can never be served, QueueFull when too
         many requests are unfinished.
         """
+        self.decoder.adapters.require(request.adapter)
         limit = longest(request, self.limits)
         stops = StopSet(request.params.stop) if request.params.stop else None
         with self._registry:

@@ -36,12 +36,14 @@ class LocalChat:
         tools: Sequence[Tool] | None = None,
         thinking: Thinking = "auto",
         truncate: bool = False,
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Answer:
         """Events of the answer; closing the iterator stops it.
 
         Sampling takes SamplingParams' names over the checkpoint's own defaults. Raises PromptTooLong when
         the conversation does not fit, unless `truncate` lets the oldest turns go; the answer's notes say so.
+        `adapter` names a loaded adapter to answer with.
         """
         params = self._params(thinking, sampling)
         notes: tuple[str, ...] = ()
@@ -49,7 +51,7 @@ class LocalChat:
             messages, notes = self._shortened(messages, tools, thinking, params.max_tokens)
         parser = self._format.parser(thinking=thinking, tools=tools)
         ids = self._format.prompt_ids(messages, tools=tools, thinking=thinking)
-        stream = self._engine.submit(Request(ids, params, self._tokenizer.detokenizer))
+        stream = self._engine.submit(Request(ids, params, self._tokenizer.detokenizer, adapter))
         return Answer(stream, parser, notes=notes)
 
     def _params(self, thinking: Thinking, sampling: Mapping[str, Any]) -> SamplingParams:

@@ -13,6 +13,13 @@ MAX_HOLDERS = 256
 """Bounds the time of one lookup."""
 
 
+class _Held(NamedTuple):
+    """Tokens in the cache, and the adapter that computed them, if any."""
+
+    tokens: "array[int]"
+    adapter: str | None
+
+
 class Match(NamedTuple):
     """A cached sequence whose first `shared` tokens equal those asked for."""
 
@@ -35,39 +42,45 @@ def common_prefix(a: "array[int]", b: "array[int]") -> int:
 class PrefixIndex:
     """Finished sequences by handle, least recently used first. Tokens are compared, never hashes.
 
-    The index owns the handles it holds: `evict` and `clear` close them. With enabled=False it holds nothing.
+    What one adapter computed is nothing to another. The index owns the handles it holds: `evict` and `clear`
+    close them. With enabled=False it holds nothing.
     """
 
     def __init__(self, pool: Pool, *, enabled: bool = True, max_holders: int = MAX_HOLDERS) -> None:
         self.enabled = enabled
         self._pool = pool
         self._max_holders = max_holders
-        self._held: OrderedDict[int, array[int]] = OrderedDict()
+        self._held: OrderedDict[int, _Held] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def keep(self, handle: int, tokens: "array[int]") -> None:
+    def keep(self, handle: int, tokens: "array[int]", adapter: str | None = None) -> None:
         """Takes over a finished sequence's handle; tokens are those in the cache."""
         if not self.enabled or len(tokens) < MIN_SHARED:
             self._pool.close(handle)
             return
-        common = {h: common_prefix(t, tokens) for h, t in self._held.items()}
+        common = {h: common_prefix(held, tokens) for h, held in self._of(adapter)}
         holder = next((h for h, n in common.items() if n == len(tokens)), None)
         if holder is not None:
             self._held.move_to_end(holder)
             self._pool.close(handle)
             return
-        for contained in [h for h, n in common.items() if n == len(self._held[h])]:
+        for contained in [h for h, n in common.items() if n == len(self._held[h].tokens)]:
             self._drop(contained)
-        self._held[handle] = tokens
+        self._held[handle] = _Held(tokens, adapter)
         if len(self._held) > self._max_holders:
             self.evict()
 
-    def match(self, tokens: "array[int]", live: Iterable[tuple[int, "array[int]"]]) -> Match | None:
-        """The cached sequence with the longest common prefix; at least one token is left to compute."""
+    def match(
+        self, tokens: "array[int]", live: Iterable[tuple[int, "array[int]"]], adapter: str | None = None
+    ) -> Match | None:
+        """The cached sequence with the longest common prefix; at least one token is left to compute.
+
+        `live` are running sequences of the same adapter.
+        """
         wanted = tokens[: len(tokens) - 1]
-        found = [Match(h, common_prefix(t, wanted)) for h, t in (*live, *self._held.items())]
+        found = [Match(h, common_prefix(t, wanted)) for h, t in (*live, *self._of(adapter))]
         best = max(found, key=lambda m: m.shared, default=None)
         if best is None or best.shared < MIN_SHARED:
             return None
@@ -87,6 +100,9 @@ class PrefixIndex:
         """Closes all held sequences."""
         while self.evict():
             pass
+
+    def _of(self, adapter: str | None) -> list[tuple[int, "array[int]"]]:
+        return [(handle, held.tokens) for handle, held in self._held.items() if held.adapter == adapter]
 
     def _drop(self, handle: int) -> None:
         del self._held[handle]

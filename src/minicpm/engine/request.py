@@ -15,11 +15,15 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Token ids to continue, and how; text and stop strings need a detokenizer for every sample."""
+    """Token ids to continue, and how; text and stop strings need a detokenizer for every sample.
+
+    `adapter` names the adapter to compute with; None is the model itself.
+    """
 
     prompt_ids: Listing[int]
     params: SamplingParams = field(default_factory=SamplingParams)
     detokenizer: Callable[[], Detokenizer] | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Sequence:
     limit: int
     stop_ids: frozenset[int]
     seed: int
+    adapter: str | None = None
     handle: int | None = None
     cached: int = 0
     finish_reason: FinishReason | None = None
@@ -82,6 +87,7 @@ def sequences(request: Request, number: int, *, limit: int, eos_ids: frozenset[i
             limit=limit,
             stop_ids=ends,
             seed=(seed + index) % 2**64,
+            adapter=request.adapter,
         )
         for index in range(params.n)
     ]

@@ -48,7 +48,7 @@ class Runner:
     def _batch(self, works: Listing[Work], wanted: Listing[int]) -> Batch:
         device = self._decoder.device
         ids = [t for w in works for t in w.sequence.tokens[w.start : w.start + w.count]]
-        segments = tuple(Segment(w.sequence.handle, w.start, w.count) for w in works)
+        segments = tuple(Segment(w.sequence.handle, w.start, w.count, w.sequence.adapter) for w in works)
         ends = accumulate(work.count for work in works)
         rows = [row for end, count in zip(ends, wanted, strict=True) for row in range(end - count, end)]
         return Batch(

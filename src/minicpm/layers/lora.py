@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from minicpm.cache import Rows, Segment
 from minicpm.errors import BadParameter
+from minicpm.layers.quant_linear import QuantLinear
 from minicpm.ops.rows import pad_rows, row_multiple
 
 ALL_ROWS = slice(None)
@@ -61,7 +62,7 @@ class Directional:
     @classmethod
     def of(cls, low_rank: LowRank, magnitude: Tensor, weight: Tensor) -> "Directional":
         """For a magnitude vector m [O] and the base weight [O, I], whose rows' norms are taken in float32."""
-        norms = low_rank.merged(weight).norm(dim=1)
+        norms = low_rank.merged(weight.detach()).norm(dim=1)
         return cls(low_rank, (magnitude.float() / norms).to(low_rank.b.dtype))
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
@@ -122,15 +123,12 @@ class Adapters:
         )
 
 
-class AdaptedLinear(nn.Linear):
+class AdaptedLinear(nn.Module):
     """A projection under its old name and weight, whose rows get the update of their adapter."""
 
-    def __init__(self, base: nn.Linear, adapters: Adapters) -> None:
-        nn.Module.__init__(self)  # Linear's own would allocate a second weight
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
-        self.updates: dict[str, Update] = {}
-        self._adapters = adapters
+    weight: Tensor
+    updates: dict[str, Update]
+    _adapters: Adapters
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, I] to [T, O]."""
@@ -142,6 +140,24 @@ class AdaptedLinear(nn.Linear):
             if name in self.updates:
                 out = _update_rows(self.updates[name], x, out, rows)
         return out
+
+
+class _AdaptedPlain(AdaptedLinear, nn.Linear):
+    """Over a plain weight, which it shares."""
+
+    def __init__(self, base: nn.Linear, adapters: Adapters) -> None:
+        nn.Module.__init__(self)  # Linear's own would allocate a second weight
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.updates, self._adapters = {}, adapters
+
+
+class _AdaptedPacked(AdaptedLinear, QuantLinear):
+    """Over a packed weight, which it shares."""
+
+    def __init__(self, base: QuantLinear, adapters: Adapters) -> None:
+        QuantLinear.__init__(self, base.packed)
+        self.updates, self._adapters = {}, adapters
 
 
 def adapted(projection: nn.Module, x: Tensor, out: Tensor) -> Tensor:
@@ -160,13 +176,21 @@ def weight_with(projection: AdaptedLinear, name: str | None) -> Tensor:
 def make_adaptable(root: nn.Module, name: str, adapters: Adapters) -> AdaptedLinear:
     """The projection `name` under `root`, replaced by one that takes updates unless it already does."""
     projection = root.get_submodule(name)
-    assert isinstance(projection, nn.Linear), f"{name} is a {type(projection).__name__}"
     if isinstance(projection, AdaptedLinear):
         return projection
-    made = AdaptedLinear(projection, adapters)
+    made = _adaptable(projection, adapters)
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent), child, made)
     return made
+
+
+def _adaptable(projection: nn.Module, adapters: Adapters) -> AdaptedLinear:
+    match projection:
+        case QuantLinear():
+            return _AdaptedPacked(projection, adapters)
+        case nn.Linear():
+            return _AdaptedPlain(projection, adapters)
+    raise NotImplementedError(f"no adapters for {type(projection).__name__}")
 
 
 def _update_rows(update: Update, x: Tensor, out: Tensor, rows: Rows) -> Tensor:

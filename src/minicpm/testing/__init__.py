@@ -5,11 +5,12 @@ from typing import Any
 _HOMES = {
     "ScriptedChat": "minicpm.testing.scripted",
     "families": "minicpm.testing.tiny",
+    "tiny_adapter": "minicpm.testing.tiny_lora",
     "tiny_checkpoint": "minicpm.testing.tiny",
     "tiny_config": "minicpm.testing.tiny",
 }
 
-__all__ = ["ScriptedChat", "families", "tiny_checkpoint", "tiny_config"]
+__all__ = ["ScriptedChat", "families", "tiny_adapter", "tiny_checkpoint", "tiny_config"]
 
 
 def __getattr__(name: str) -> Any:
