@@ -13,13 +13,26 @@ if TYPE_CHECKING:
     from minicpm import testing
     from minicpm.checkpoint import load_decoder
     from minicpm.engine.api import load
+    from minicpm.engine.embedder import load_embedder
+    from minicpm.engine.reranker import load_reranker
 
-__all__ = ["MiniCPMError", "__version__", "errors", "load", "load_decoder", "testing"]
+__all__ = [
+    "MiniCPMError",
+    "__version__",
+    "errors",
+    "load",
+    "load_decoder",
+    "load_embedder",
+    "load_reranker",
+    "testing",
+]
 
 # Public name -> (module, attribute in it); None stands for the module itself.
 _LAZY: dict[str, tuple[str, str | None]] = {
     "load": ("minicpm.engine.api", "load"),
     "load_decoder": ("minicpm.checkpoint", "load_decoder"),
+    "load_embedder": ("minicpm.engine.embedder", "load_embedder"),
+    "load_reranker": ("minicpm.engine.reranker", "load_reranker"),
     "testing": ("minicpm.testing", None),
 }
 

@@ -45,6 +45,8 @@ REACHES = {
     "MiniCPM4.1-8B": 131072,
     "BitCPM4-1B": 32768,
     "BitCPM4-0.5B": 32768,
+    "MiniCPM-Embedding": 512,
+    "MiniCPM-Reranker": 1024,
     "MiniCPM-SALA": 524288,
     "MiniCPM-2B-llama-format": 4096,
     "MiniCPM5-1B": 131072,

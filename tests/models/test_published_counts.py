@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from minicpm.config import GQA, InfLLM, Lightning, parameter_count
+from minicpm.config import GQA, InfLLM, Lightning, Relevance, parameter_count
 from minicpm.config.memory import cache_bytes, weight_bytes
+from minicpm.models.build import build
 from minicpm.models.decoder import Decoder
 from minicpm.models.published import by_name, published
 from minicpm.models.registry import families, family, parse
+from minicpm.models.trunk import Trunk
 
 # Number of weights, as counted from the published shapes.
 COUNTS = {
@@ -22,18 +24,20 @@ COUNTS = {
     "BitCPM4-0.5B": 433_873_920,
     "MiniCPM-2B-llama-format": 2_442_057_984 + 2 * 122_753 * 2304,
     "MiniCPM5-1B": 1_080_632_832,
+    "MiniCPM-Embedding": 2_724_880_896,
+    "MiniCPM-Reranker": 2_724_880_896 + 2304,
 }
 
 EVERY_ROW = pytest.mark.parametrize("row", published(), ids=lambda row: row.name)
 
 
-def on_meta(row) -> Decoder:
+def on_meta(row) -> Trunk:
     with torch.device("meta"):
-        return Decoder(parse(row.raw))
+        return build(parse(row.raw))
 
 
 @EVERY_ROW
-def test_the_decoder_on_the_meta_device_has_exactly_the_published_number_of_weights(row):
+def test_the_model_on_the_meta_device_has_exactly_the_published_number_of_weights(row):
     built = sum(weight.numel() for weight in on_meta(row).parameters())
     assert built == parameter_count(parse(row.raw)) == COUNTS[row.name]
     assert row.parameters in (None, built)
@@ -69,6 +73,8 @@ def test_names_and_shapes_are_the_published_ones(row):
     }
     if not config.tied:
         wanted["lm_head.weight"] = (config.vocab, config.hidden)
+    if isinstance(config.head, Relevance):
+        wanted["score.weight"] = (1, config.hidden)
     for i in range(row.raw["num_hidden_layers"]):
         mixer = mixer_shapes(config.hidden, config.layers[i].mixer)
         layer = {f"self_attn.{name}": shape for name, shape in mixer.items()} | {

@@ -109,7 +109,7 @@ def test_both_rope_dialects_at_once_are_refused():
 
 @pytest.mark.parametrize(
     "architectures",
-    [["MiniCPM3ForCausalLM"], ["MistralForCausalLM"], ["MiniCPMModel"], ["minicpmforcausallm"]],
+    [["MiniCPM3ForCausalLM"], ["MistralForCausalLM"], ["MiniCPMForTokenClassification"], ["minicpmforcausallm"]],
 )
 def test_an_unknown_architecture_is_refused_with_the_known_ones(architectures):
     message = refusal(MINICPM | {"architectures": architectures}, UnknownModel)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from minicpm.checkpoint.header import TensorInfo
     from minicpm.checkpoint.hub.local import LocalModel, list_models, remove
     from minicpm.checkpoint.hub.pull import pull
-    from minicpm.checkpoint.loading import load, load_decoder
+    from minicpm.checkpoint.loading import load, load_as, load_decoder
     from minicpm.checkpoint.plan import MemoryPlan, plan_memory
     from minicpm.checkpoint.progress import Progress
     from minicpm.checkpoint.resolving import resolve
@@ -24,6 +24,7 @@ __all__ = [
     "convert_bin",
     "list_models",
     "load",
+    "load_as",
     "load_decoder",
     "open_checkpoint",
     "plan_memory",
@@ -43,6 +44,7 @@ _HOME = {
     "convert_bin": "bins",
     "list_models": "hub.local",
     "load": "loading",
+    "load_as": "loading",
     "load_decoder": "loading",
     "open_checkpoint": "folder",
     "plan_memory": "plan",

@@ -1,4 +1,4 @@
-"""Builds a decoder uninitialised: shapes first, memory later, for a checkpoint fills every weight."""
+"""Builds a model uninitialised: shapes first, memory later, for a checkpoint fills every weight."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minicpm.config import ModelConfig
-from minicpm.models.decoder import Decoder
+from minicpm.models.build import build
+from minicpm.models.trunk import Trunk
 
 
 class _WithoutInit(TorchFunctionMode):
@@ -28,17 +29,18 @@ class _WithoutInit(TorchFunctionMode):
         return function(*args, **named)
 
 
-def blank_decoder(config: ModelConfig) -> Decoder:
-    """A decoder on the meta device: shapes and names without memory."""
+def blank(config: ModelConfig) -> Trunk:
+    """The module of a config on the meta device: shapes and names without memory."""
     with torch.device("meta"), _WithoutInit():
-        return Decoder(config)
+        return build(config)
 
 
 def allocate(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
     """Give every parameter of a meta module memory, not initialised."""
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
-            setattr(part, name, nn.Parameter(_empty(parameter, dtype, device)))
+            empty = _empty(parameter, dtype, device)
+            setattr(part, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
 
 
 def _empty(like: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Turns a checkpoint into a decoder: everything is checked first, then the weights stream in."""
+"""Turns a checkpoint into a model: everything is checked first, then the weights stream in."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +6,13 @@ from pathlib import Path
 import torch
 
 from minicpm.checkpoint.available import Limit
-from minicpm.checkpoint.building import allocate, blank_decoder
+from minicpm.checkpoint.building import allocate, blank
 from minicpm.checkpoint.files import shown
 from minicpm.checkpoint.filling import fill
 from minicpm.checkpoint.folder import Checkpoint, open_checkpoint
+from minicpm.checkpoint.kinds import M, require_kind
 from minicpm.checkpoint.matching import check_tensors
+from minicpm.checkpoint.naming import with_prefix
 from minicpm.checkpoint.plan import MemoryPlan, plan_memory, require_fit
 from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.resolving import resolve
@@ -19,6 +21,7 @@ from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_cou
 from minicpm.errors import BadConfig, BadParameter, CapacityError
 from minicpm.models import registry
 from minicpm.models.decoder import Decoder
+from minicpm.models.trunk import Trunk
 from minicpm.ops.backend import choose_backend
 
 _STORED_AS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -34,25 +37,52 @@ def load(
     prepare: bool = True,
     progress: Progress | None = None,
 ) -> Decoder:
-    """The decoder of a checkpoint, its weights cast to `dtype` ("auto": as config.json says) on `device`.
+    """The decoder of a checkpoint; as `load_as`, which raises WrongKind for a model that writes no text."""
+    return load_as(
+        Decoder,
+        checkpoint,
+        dtype=dtype,
+        device=device,
+        backend=backend,
+        context=context,
+        prepare=prepare,
+        progress=progress,
+    )
 
-    Config, dtype, tokenizer, tensor names and memory are checked before any tensor is read; each problem has
-    its own error (BadConfig, UnknownModel, BadParameter, TokenizerMismatch, WeightMismatch, CapacityError),
-    and NotFinite is raised while reading. With `prepare=False` projections stay separate, for training.
+
+def load_as(
+    kind: type[M],
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    context: int | None = None,
+    prepare: bool = True,
+    progress: Progress | None = None,
+) -> M:
+    """The model of a checkpoint, which must be of this kind, on `device`.
+
+    Its weights are cast to `dtype` ("auto": as config.json says). Kind, config, dtype, tokenizer, tensor
+    names and memory are checked before any tensor is read; each problem has its own error (WrongKind,
+    BadConfig, UnknownModel, BadParameter, TokenizerMismatch, WeightMismatch, CapacityError), and NotFinite is
+    raised while reading. With `prepare=False` projections stay separate, for training.
     """
     config = read_config(checkpoint, context=context)
+    model = require_kind(blank(config), kind, checkpoint)
     name = weight_dtype(config, dtype)
     target = _device(device)
     choose_backend(backend)
     check_tokenizer(checkpoint.path, config, checkpoint.generation)
-    decoder = blank_decoder(config)
-    check_tensors({n: p.shape for n, p in decoder.named_parameters()}, checkpoint, tied=config.tied)
+    needed = {n: p.shape for n, p in model.named_parameters()}
+    checkpoint = with_prefix(checkpoint, needed)
+    check_tensors(needed, checkpoint, unused=model.unused)
     require_fit(plan_load(checkpoint, config, name, tokens=context or 0, device=target))
-    _allocate(decoder, name, target)
-    fill(decoder, checkpoint, progress=progress)
+    _allocate(model, name, target)
+    fill(model, checkpoint, progress=progress)
     if prepare:
-        decoder.prepare(backend)
-    return decoder.eval() if prepare else decoder
+        model.prepare(backend)
+    return model.eval() if prepare else model
 
 
 def load_decoder(
@@ -100,12 +130,12 @@ def weight_dtype(config: ModelConfig, wanted: str | torch.dtype) -> str:
         ) from error
 
 
-def _allocate(decoder: Decoder, dtype: str, device: torch.device) -> None:
+def _allocate(model: Trunk, dtype: str, device: torch.device) -> None:
     try:
-        allocate(decoder, getattr(torch, dtype), device)
+        allocate(model, getattr(torch, dtype), device)
     except (RuntimeError, MemoryError) as error:
         raise CapacityError(
-            f"The memory for {parameter_count(decoder.config):,} weights as {dtype} was refused "
+            f"The memory for {parameter_count(model.config):,} weights as {dtype} was refused "
             f"({shown(str(error))}). Use a smaller model or a 16-bit dtype, or end other programs."
         ) from error
 

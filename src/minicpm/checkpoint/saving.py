@@ -1,4 +1,4 @@
-"""Writes a decoder as a Hugging Face folder: the old one or the new one is there, never a half."""
+"""Writes a model as a Hugging Face folder: the old one or the new one is there, never a half."""
 
 import os
 import shutil
@@ -12,13 +12,13 @@ from minicpm.checkpoint.folder import CONFIG, open_checkpoint
 from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.writing import spec_of, write_json, write_shards
 from minicpm.errors import BadParameter
-from minicpm.models.decoder import Decoder
+from minicpm.models.trunk import Trunk
 
 SHARD_BYTES = 5_000_000_000
 
 
 def save(
-    decoder: Decoder,
+    model: Trunk,
     path: str | Path,
     *,
     source: str | Path | None = None,
@@ -35,24 +35,24 @@ def save(
         raise BadParameter(f"max_shard_bytes is {max_shard_bytes}; it must be at least 1.")
     path = Path(path).absolute()
     check_target(path, overwrite=overwrite)
-    specs = [spec_of(name, tensor) for name, tensor in decoder.published_state()]
+    specs = [spec_of(name, tensor) for name, tensor in model.published_state()]
     total = sum(spec.nbytes for spec in specs)
     require_room(path.parent, total)
     companions = open_checkpoint(source).companions() if source is not None else []
     with writing(path, needed=total), new_folder(path, overwrite=overwrite) as beside:
-        write_json(beside / CONFIG, _config(decoder))
+        write_json(beside / CONFIG, _config(model))
         copy_files(companions, beside)
         write_shards(
-            beside, specs, decoder.published_state(), max_shard_bytes=max_shard_bytes, progress=progress
+            beside, specs, model.published_state(), max_shard_bytes=max_shard_bytes, progress=progress
         )
     return path
 
 
-def _config(decoder: Decoder) -> dict[str, Any]:
+def _config(model: Trunk) -> dict[str, Any]:
     """The raw config, with the dtype of the weights as they are, so that opening it gives the same bits."""
-    raw = dict(decoder.config.raw)
+    raw = dict(model.config.raw)
     key = "dtype" if "dtype" in raw and "torch_dtype" not in raw else "torch_dtype"
-    return {**raw, key: str(decoder.dtype).removeprefix("torch.")}
+    return {**raw, key: str(model.dtype).removeprefix("torch.")}
 
 
 def copy_files(files: Iterable[Path], folder: Path) -> None:

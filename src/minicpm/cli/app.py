@@ -16,6 +16,8 @@ class Verbs(lazy.Group):
     verbs: ClassVar[dict[str, str]] = {
         "chat": "Talk with a model, or answer one message from standard input.",
         "run": "Answer one prompt and print the answer.",
+        "embed": "Turn lines of text into vectors.",
+        "rerank": "Sort lines of text by how well they answer a query.",
         "show": "Describe a model: sizes, context, memory, template, licence.",
         "models": "List the models that this version can load.",
         "pull": "Fetch a model from a hub and verify it.",

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 from minicpm.config import (
     DefaultRope,
     DynamicNTKRope,
+    Embedding,
     LinearRope,
     LongRope,
     ModelConfig,
+    NextToken,
+    Relevance,
     Rope,
     extend,
     parameter_count,
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 _CONTEXTS = (4096, 32768, 131072)
+_CHAT = "chat"
 
 
 def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = None) -> Document:
@@ -35,6 +39,7 @@ def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = Non
     return {
         "family": config.family,
         "title": known.title,
+        "use": use(config),
         "architecture": raw.get("architectures"),
         "layers": len(config.layers),
         "hidden": config.hidden,
@@ -63,19 +68,30 @@ def describe_folder(folder: Path, contexts: Sequence[int] | None = None) -> Docu
 
     checkpoint = open_checkpoint(folder)
     document = describe_config(checkpoint.raw_config, contexts)
+    described = {"path": str(folder), **document, **_files(checkpoint), "licence": licence_of(folder)}
+    if document["use"] != _CHAT:
+        return described
     chat = chat_format(folder, document["family"])
     ends = {*document["eos_ids"], *end_ids(checkpoint.generation), *chat.tokenizer.eos_ids}
     return {
-        "path": str(folder),
-        **document,
-        **_files(checkpoint),
+        **described,
         "eos_ids": sorted(ends),
         "tokenizer_size": chat.tokenizer.vocab_size,
         "template_hash": chat.template_hash,
         "template_origin": chat.template_origin,
         "tool_dialect": chat.dialect,
-        "licence": licence_of(folder),
     }
+
+
+def use(config: ModelConfig) -> str:
+    """The verb that a model is for, by what it makes of its hidden states."""
+    match config.head:
+        case NextToken():
+            return _CHAT
+        case Embedding():
+            return "embed"
+        case Relevance():
+            return "rerank"
 
 
 def chat_format(folder: Path, family_name: str) -> "ChatFormat":

@@ -1,15 +1,20 @@
 """Opens the model that a verb names: checks what can be checked, says what memory it takes, then loads it."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from minicpm.cli.failures import stage
 from minicpm.cli.progress import bytes_bar, spinner
 
 if TYPE_CHECKING:
     from minicpm.engine.api import Model
+    from minicpm.engine.embedder import LocalEmbedder
+    from minicpm.engine.reranker import LocalReranker
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +36,51 @@ class LoadOptions:
 
 
 LOADING = tuple(field.name for field in fields(LoadOptions))
+LOADING_WHOLE_TEXTS = tuple(name for name in LOADING if name != "context")
+"""For models that look at whole texts, whose limit is their own."""
 
 
 def open_model(name: str, options: LoadOptions) -> "Model":
     """The loaded model; every MiniCPMError that loading has, the cheap ones before anything is downloaded."""
+
+    def loader() -> Callable[..., "Model"]:
+        from minicpm.engine.api import load
+
+        return load
+
+    return _opened(name, options, loader)
+
+
+def open_embedder(name: str, options: LoadOptions) -> "LocalEmbedder":
+    """As `open_model`, for a model that turns texts into vectors."""
+
+    def loader() -> Callable[..., "LocalEmbedder"]:
+        from minicpm.engine.embedder import load_embedder
+
+        return load_embedder
+
+    return _opened(name, options, loader)
+
+
+def open_reranker(name: str, options: LoadOptions) -> "LocalReranker":
+    """As `open_model`, for a model that judges documents by a query."""
+
+    def loader() -> Callable[..., "LocalReranker"]:
+        from minicpm.engine.reranker import load_reranker
+
+        return load_reranker
+
+    return _opened(name, options, loader)
+
+
+def _opened(name: str, options: LoadOptions, loader: Callable[[], Callable[..., T]]) -> T:
+    """What `loader()`, imported late, makes of the model's folder."""
     with stage(f"Stopped before {name} was loaded."):
         _check(options)
         folder = _find(name, options)
         _say_memory(folder, options)
         with spinner(f"Loading {name}"):
-            from minicpm.engine.api import load
-
-            return load(
+            return loader()(
                 folder,
                 dtype=options.dtype,
                 device=options.device,

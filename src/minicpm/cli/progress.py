@@ -17,6 +17,14 @@ class Report(Protocol):
         ...
 
 
+class Count(Protocol):
+    """What long work calls: how many are done, and how many there are."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows it."""
+        ...
+
+
 @contextmanager
 def bytes_bar(title: str, *, always: bool = False) -> Iterator[Report]:
     """A bar with rate and remaining time on a terminal; elsewhere, with `always`, a line now and then."""
@@ -25,6 +33,16 @@ def bytes_bar(title: str, *, always: bool = False) -> Iterator[Report]:
             yield report
     else:
         yield _plain(title) if always else _silent
+
+
+@contextmanager
+def count_bar(title: str) -> Iterator[Count]:
+    """A bar with the remaining time on a terminal that shows nothing else; elsewhere a line now and then."""
+    if _is_terminal() and not sys.stdout.isatty():
+        with _counting_bar(title) as count:
+            yield count
+    else:
+        yield _plain_count(title)
 
 
 @contextmanager
@@ -66,6 +84,29 @@ def _bar(title: str) -> Iterator[Report]:
         yield report
     finally:
         progress.stop()
+
+
+@contextmanager
+def _counting_bar(title: str) -> Iterator[Count]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _plain_count(title: str) -> Count:
+    last = time.monotonic()
+
+    def count(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PLAIN_EVERY_S:
+            last = time.monotonic()
+            print(f"{title}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+    return count
 
 
 def _plain(title: str) -> Report:

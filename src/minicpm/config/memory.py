@@ -15,6 +15,8 @@ def weight_bytes(config: ModelConfig, dtype: str) -> int:
 
 def cache_bytes(config: ModelConfig, tokens: int, dtype: str) -> int:
     """Bytes of the cache of one sequence of `tokens` tokens: whole pages, its state and its marks."""
+    if not config.causal:
+        return 0  # later tokens change what earlier ones give, so nothing is kept
     pages = -(-tokens // PAGE_TOKENS)
     states = 1 + min(pages - 1, STATE_MARKS)
     return pages * page_bytes(config, dtype) + states * state_bytes(config)

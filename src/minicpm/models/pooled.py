@@ -18,6 +18,11 @@ class EmbeddingModel(Trunk):
         assert isinstance(config.head, Embedding), f"{config.head} is no embedding"
         self.pooling = config.head.pooling
 
+    @property
+    def unused(self) -> frozenset[str]:
+        """Also `head.weight`, which files of MiniCPM-Embedding-Light carry for sparse vectors."""
+        return super().unused | {"head.weight"}
+
     def embeddings(self, batch: Batch) -> Tensor:
         """One vector of length 1 per segment, [S, D] float32."""
         vectors = pool(self.pooling, self(batch), batch.segments)

@@ -210,6 +210,22 @@ _ROWS = (
     ),
     Published("MiniCPM-SALA", ("openbmb/MiniCPM-SALA",), "minicpm-sala", _mup(**_8B | _SALA), 9477203968),
     Published(
+        "MiniCPM-Embedding",
+        ("openbmb/MiniCPM-Embedding",),
+        "minicpm-embedding",
+        _mup(**_2B, architectures=["MiniCPMModel"]),
+        2724880896,
+        unverified=("torch_dtype", "that no token closes a text"),
+    ),
+    Published(
+        "MiniCPM-Reranker",
+        ("openbmb/MiniCPM-Reranker",),
+        "minicpm-reranker",
+        _mup(**_2B, architectures=["MiniCPMForSequenceClassification"]),
+        2724883200,
+        unverified=("torch_dtype", "that the first token is judged"),
+    ),
+    Published(
         "MiniCPM-2B-llama-format",
         ("openbmb/MiniCPM-2B-sft-bf16-llama-format",),
         "minicpm-llama",

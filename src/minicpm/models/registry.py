@@ -6,10 +6,16 @@ from typing import Any
 
 from minicpm.config import ModelConfig, RawConfig
 from minicpm.errors import UnknownModel
-from minicpm.models.families import llama, minicpm, sala
+from minicpm.models.families import llama, minicpm, pooled, sala
 from minicpm.models.family import Family
 
 _MUP = {"architectures": ("MiniCPMForCausalLM",), "model_types": ("minicpm",), "parse": minicpm.parse}
+_EMBEDDING = {"architectures": ("MiniCPMModel",), "model_types": (), "parse": pooled.parse_embedding}
+_RERANKER = {
+    "architectures": ("MiniCPMForSequenceClassification",),
+    "model_types": (),
+    "parse": pooled.parse_reranker,
+}
 _LLAMA = {"architectures": ("LlamaForCausalLM",), "model_types": ("llama",), "parse": llama.parse}
 _SALA = {
     "architectures": ("MiniCPMSALAForCausalLM",),
@@ -23,6 +29,8 @@ _FAMILIES = (
     Family("minicpm4", "MiniCPM4, BitCPM4", template="chatml", dialect="py-call", **_MUP),
     Family("minicpm4.1", "MiniCPM4.1", template="minicpm4.1", dialect="py-call", **_MUP),
     Family("minicpm-sala", "MiniCPM-SALA", template="chatml", dialect="py-call", **_SALA),
+    Family("minicpm-embedding", "MiniCPM-Embedding", template="none", dialect="none", **_EMBEDDING),
+    Family("minicpm-reranker", "MiniCPM-Reranker", template="none", dialect="none", **_RERANKER),
     Family("minicpm-llama", "MiniCPM in llama format", template="minicpm-v1", dialect="none", **_LLAMA),
     Family("minicpm5", "MiniCPM5", template="minicpm5", dialect="xml-fn", **_LLAMA),
 )

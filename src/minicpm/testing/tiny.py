@@ -9,17 +9,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minicpm.models.decoder import Decoder
+from minicpm.config import Head, NextToken
+from minicpm.models.build import build
 from minicpm.models.published import Published, published
 from minicpm.models.registry import parse
+from minicpm.models.trunk import Trunk
 from minicpm.testing.tiny_tokenizer import TinyTokenizer, tiny_tokenizer
 
 _SHARD_TENSORS = 9
 
 
-def families() -> list[str]:
-    """Names `tiny_checkpoint` accepts, one per published model."""
-    return [row.name.lower() for row in published()]
+def families(head: type[Head] = NextToken) -> list[str]:
+    """Names `tiny_checkpoint` accepts, one per published model that makes this of its hidden states.
+
+    Models that write text predict the `NextToken`; `Embedding` and `Relevance` name the others.
+    """
+    return [row.name.lower() for row in published() if isinstance(parse(row.raw).head, head)]
 
 
 def tiny_checkpoint(
@@ -105,8 +110,8 @@ def _generation(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _write_weights(folder: Path, raw: dict[str, Any], seed: int, dtype: torch.dtype) -> None:
     with torch.device("meta"):
-        decoder = Decoder(parse(raw))
-    tensors = dict(_random_weights(decoder, seed, dtype))
+        model = build(parse(raw))
+    tensors = dict(_random_weights(model, seed, dtype))
     names = sorted(tensors)
     groups = [names[i : i + _SHARD_TENSORS] for i in range(0, len(names), _SHARD_TENSORS)]
     weight_map = {}
@@ -120,9 +125,9 @@ def _write_weights(folder: Path, raw: dict[str, Any], seed: int, dtype: torch.dt
     )
 
 
-def _random_weights(decoder: Decoder, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _random_weights(model: Trunk, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in decoder.named_parameters():
+    for name, weight in model.named_parameters():
         if weight.ndim == 1:
             value = 1 + 0.1 * torch.randn(weight.shape, generator=generator)
         else:

@@ -57,7 +57,7 @@ def tiny_tokenizer(family: str) -> TinyTokenizer:
     """The toy tokenizer of a family of `minicpm.models.registry`."""
     if family == "minicpm5":
         return _build(["<s>", "</s>", "<unk>", *_MINICPM5], ["<|im_start|>", "<|im_end|>"], "<|im_end|>")
-    if family in ("minicpm", "minicpm-llama"):
+    if family in ("minicpm", "minicpm-llama", "minicpm-embedding", "minicpm-reranker"):
         return _build(["<unk>", "<s>", "</s>"], [], None)
     return _build(["<unk>", "<s>", "</s>"], list(_CHATML), "<|im_end|>")
 

@@ -2,5 +2,5 @@
 
 
 def query_text(text: str, instruction: str | None = None) -> str:
-    """The query as MiniCPM-Embedding and MiniCPM-Reranker know it, with what is to be found if that is said."""
+    """The query as MiniCPM-Embedding and MiniCPM-Reranker know it; the instruction says what is sought."""
     return f"Query: {text}" if instruction is None else f"Instruction: {instruction} Query: {text}"

@@ -102,24 +102,37 @@ def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("folder", d.get("path", "")),
         ("family", f"{d['family']} ({d['title']}), {', '.join(d['architecture'] or ['not named'])}"),
+        ("for", f"`minicpm {d['use']}`"),
         ("parameters", f"{d['parameters']:,}"),
         ("layers", f"{d['layers']} of width {d['hidden']:,}, feed-forward {d['intermediate']:,}"),
         ("heads", f"{d['heads']} query, {d['kv_heads']} key-value, of width {d['head_dim']}"),
-        ("vocabulary", f"{d['vocabulary']:,}, output head {'tied' if d['tied'] else 'of its own'}"),
+        ("vocabulary", f"{d['vocabulary']:,}{_output_head(d)}"),
         ("context", f"{d['context']:,} tokens" + (f", up to {d['reach']:,}" * (d["reach"] > d["context"]))),
         ("rope", d["rope"]),
         ("ends at", ", ".join(map(str, d["eos_ids"]))),
     ]
     if "path" in d:
-        rows += [
-            ("weights", f"{size(d['bytes'])} as {', '.join(d['stored_as'])} in {d['tensors']} tensors"),
-            ("tokenizer", f"{d['tokenizer_size']:,} tokens"),
-            ("template", f"{d['template_origin']}, sha256 {d['template_hash'][:16]}"),
-            ("tool calls", d["tool_dialect"]),
-            ("licence", d["licence"] or "not stated in the folder"),
-        ]
+        stored = f"{size(d['bytes'])} as {', '.join(d['stored_as'])} in {d['tensors']} tensors"
+        rows += [("weights", stored), *_chat_rows(d), ("licence", d["licence"] or "not stated in the folder")]
     rows.append(("memory", "\n".join(map(_memory, d["memory"]))))
     return [row for row in rows if row[1]] + [("note", note) for note in d["notes"]]
+
+
+def _output_head(d: dict[str, Any]) -> str:
+    if d["use"] != "chat":
+        return ""
+    return f", output head {'tied' if d['tied'] else 'of its own'}"
+
+
+def _chat_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    """How a model is spoken to; nothing for one that does not chat."""
+    if "template_hash" not in d:
+        return []
+    return [
+        ("tokenizer", f"{d['tokenizer_size']:,} tokens"),
+        ("template", f"{d['template_origin']}, sha256 {d['template_hash'][:16]}"),
+        ("tool calls", d["tool_dialect"]),
+    ]
 
 
 def _memory(m: dict[str, Any]) -> str:
@@ -134,12 +147,16 @@ def _memory(m: dict[str, Any]) -> str:
 
 def _print_template(folder: Path) -> None:
     from minicpm.checkpoint import open_checkpoint
-    from minicpm.cli.description import chat_format
+    from minicpm.cli.description import chat_format, use
     from minicpm.cli.talk.printable import printable
+    from minicpm.errors import BadInput
     from minicpm.models.registry import parse
     from minicpm.text.template_files import read_own_template
 
-    chat = chat_format(folder, parse(open_checkpoint(folder).raw_config).family)
+    config = parse(open_checkpoint(folder).raw_config)
+    if (verb := use(config)) != "chat":
+        raise BadInput(f"{folder} has no chat template: its model is for `minicpm {verb}`.")
+    chat = chat_format(folder, config.family)
     own = read_own_template(folder)
     print(f"# {chat.template_origin} template, sha256 {chat.template_hash}")
     if own is not None and chat.template_origin == "checkpoint":
