@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minicpm.config import GQA, InfLLM, Lightning, Relevance, parameter_count
+from minicpm.config import GQA, Dense, InfLLM, Lightning, MoE, Relevance, parameter_count
 from minicpm.config.memory import cache_bytes, weight_bytes
 from minicpm.models.build import build
 from minicpm.models.decoder import Decoder
@@ -15,6 +15,8 @@ from minicpm.models.trunk import Trunk
 COUNTS = {
     "MiniCPM-2B": 2_724_880_896,
     "MiniCPM-1B": 1_360_246_272,
+    "MiniCPM-MoE-8x2B": 13_873_291_776,
+    "MiniCPM-S-1B": 1_360_246_272,
     "MiniCPM-2B-128k": 2_442_057_984 + 2 * 122_760 * 2304,
     "MiniCPM4-8B": 8_185_253_888,
     "MiniCPM4-0.5B": 433_873_920,
@@ -63,6 +65,19 @@ def mixer_shapes(hidden, mixer) -> dict[str, tuple[int, ...]]:
             return shapes | norms | {"z_proj": (queries, hidden)}
 
 
+def ffn_shapes(hidden, ffn) -> dict[str, tuple[int, ...]]:
+    into, out = (ffn.intermediate, hidden), (hidden, ffn.intermediate)
+    match ffn:
+        case Dense():
+            return {"gate_proj": into, "up_proj": into, "down_proj": out}
+        case MoE():
+            each = {"w1": into, "w2": out, "w3": into}
+            experts = {
+                f"experts.{j}.{name}": shape for j in range(ffn.experts) for name, shape in each.items()
+            }
+            return experts | {"gate": (ffn.experts, hidden)}
+
+
 @EVERY_ROW
 def test_names_and_shapes_are_the_published_ones(row):
     config = parse(row.raw)
@@ -78,12 +93,10 @@ def test_names_and_shapes_are_the_published_ones(row):
     for i in range(row.raw["num_hidden_layers"]):
         mixer = mixer_shapes(config.hidden, config.layers[i].mixer)
         layer = {f"self_attn.{name}": shape for name, shape in mixer.items()} | {
-            "mlp.gate_proj": (ffn.intermediate, config.hidden),
-            "mlp.up_proj": (ffn.intermediate, config.hidden),
-            "mlp.down_proj": (config.hidden, ffn.intermediate),
             "input_layernorm": (config.hidden,),
             "post_attention_layernorm": (config.hidden,),
         }
+        layer |= {f"mlp.{name}": shape for name, shape in ffn_shapes(config.hidden, ffn).items()}
         wanted |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
     assert {name: tuple(weight.shape) for name, weight in on_meta(row).named_parameters()} == wanted
 

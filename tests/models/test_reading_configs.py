@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from minicpm.config import ModelConfig, SparseConfig, extend, parameter_count, reach
+from minicpm.config import Dense, FATReLU, ModelConfig, MoE, SparseConfig, extend, parameter_count, reach
 from minicpm.errors import BadConfig, ConfigError, UnknownModel, UnreadConfig
 from minicpm.models.published import by_name, published
 from minicpm.models.registry import families, parse
@@ -131,20 +131,35 @@ def test_either_the_architecture_or_the_model_type_is_enough(raw):
     assert parse(without(raw, "model_type")) == parse(without(raw, "architectures")) == parse(raw)
 
 
-def test_expert_layers_are_refused_by_name():
-    message = refusal(MINICPM | {"num_experts": 8, "num_experts_per_tok": 2})
-    assert "num_experts is 8" in message
-    assert "MoE" in message
+def test_experts_are_read_with_how_many_a_token_uses():
+    raw = MINICPM | {"num_experts": 8, "num_experts_per_tok": 2}
+    assert {layer.ffn for layer in parse(raw).layers} == {MoE(16384, experts=8, chosen=2)}
+    assert "num_experts_per_tok is missing" in refusal(without(raw, "num_experts_per_tok"))
+    assert "num_experts_per_tok 9 is more than num_experts 8" in refusal(raw | {"num_experts_per_tok": 9})
+
+
+def test_experts_with_another_activation_are_refused():
+    raw = MINICPM | {"num_experts": 8, "num_experts_per_tok": 2, "hidden_act": "fatrelu"}
+    assert "experts are only known with silu" in refusal(raw)
 
 
 def test_zero_experts_mean_a_dense_model():
     assert parse(MINICPM | {"num_experts": 0, "num_experts_per_tok": 0}) == parse(MINICPM)
 
 
-def test_fatrelu_is_refused_by_name():
-    message = refusal(MINICPM | {"hidden_act": "fatrelu", "hidden_act_param": 0.01})
-    assert "'fatrelu'" in message
-    assert "MiniCPM-S" in message
+def test_fatrelu_is_read_with_its_threshold():
+    raw = MINICPM | {"hidden_act": "fatrelu"}
+    assert parse(raw | {"hidden_act_param": 0.02}).layers[0].ffn == Dense(16384, FATReLU(0.02))
+    assert parse(raw).layers[0].ffn == Dense(16384, FATReLU(0.01))
+
+
+def test_a_threshold_without_fatrelu_is_refused():
+    assert "only fatrelu takes a parameter" in refusal(MINICPM | {"hidden_act_param": 0.01})
+
+
+@pytest.mark.parametrize(("raw", "kind"), [(MINICPM, "relu"), (LLAMA, "fatrelu")])
+def test_an_activation_the_family_does_not_have_is_refused_by_name(raw, kind):
+    assert f"hidden_act is '{kind}'" in refusal(raw | {"hidden_act": kind})
 
 
 @pytest.mark.parametrize("key", ["attention_bias", "mlp_bias"])

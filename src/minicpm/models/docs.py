@@ -5,10 +5,14 @@ from collections.abc import Iterable, Sequence
 
 from minicpm.config import (
     DefaultRope,
+    Dense,
     DynamicNTKRope,
+    FATReLU,
+    FeedForward,
     LinearRope,
     LongRope,
     ModelConfig,
+    MoE,
     Rope,
     parameter_count,
     reach,
@@ -28,7 +32,8 @@ _SIZES = """## Sizes
 
 *Heads* are query heads / key-value heads x their width. *Context* is the native one; *reach* is the
 largest that `--context` accepts, by a published factor table or the model's own scaling. A *tied*
-model uses its embedding as output head. *Bytes* are those of the weights in bfloat16.
+model uses its embedding as output head. *Bytes* are those of the weights in bfloat16; the
+projections of a *ternary* model can be packed into about two bits per weight.
 """
 
 _SOURCES = """## Where they are, and how they are spoken to
@@ -59,20 +64,20 @@ def models_table() -> str:
 
 
 def _size_cells(row: Published, config: ModelConfig) -> list[str]:
-    layer = config.layers[0]
+    weights = f"{weight_bytes(config, 'bfloat16') / 1e9:.2f} GB"
     return [
         row.name,
         str(len(config.layers)),
         str(config.hidden),
         _heads_cell(config),
-        str(layer.ffn.intermediate),
+        _ffn_cell(config.layers[0].ffn),
         str(config.vocab),
         str(config.context),
         str(reach(config)),
         _rope_cell(config.rope),
         "yes" if config.tied else "no",
         f"{parameter_count(config):,}",
-        f"{weight_bytes(config, 'bfloat16') / 1e9:.2f} GB",
+        f"{weights}, ternary" if row.ternary else weights,
     ]
 
 
@@ -80,6 +85,16 @@ def _heads_cell(config: ModelConfig) -> str:
     """Those of every kind of layer, in order of appearance."""
     mixers = [layer.mixer for layer in config.layers]
     return "<br>".join(dict.fromkeys(f"{m.heads} / {m.kv_heads} x {m.head_dim}" for m in mixers))
+
+
+def _ffn_cell(ffn: FeedForward) -> str:
+    match ffn:
+        case Dense(act=FATReLU(threshold)):
+            return f"{ffn.intermediate}, FATReLU {threshold:g}"
+        case Dense():
+            return str(ffn.intermediate)
+        case MoE():
+            return f"{ffn.experts} x {ffn.intermediate}, {ffn.chosen} used"
 
 
 def _rope_cell(rope: Rope) -> str:

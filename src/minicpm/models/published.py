@@ -16,7 +16,10 @@ Raw = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One row: a short name, where it is published, its config and its parameter count, if known."""
+    """One row: a short name, where it is published, its config and its parameter count, if known.
+
+    `ternary` rows hold projections whose groups of weights take only the values -s, 0 and s.
+    """
 
     name: str
     repositories: tuple[str, ...]
@@ -24,6 +27,7 @@ class Published:
     raw: Raw
     parameters: int | None
     unverified: tuple[str, ...] = ()
+    ternary: bool = False
 
 
 def published() -> list[Published]:
@@ -171,6 +175,21 @@ _ROWS = (
         unverified=("vocab_size", "max_position_embeddings", "rope_theta", "rope_scaling.factor"),
     ),
     Published(
+        "MiniCPM-MoE-8x2B",
+        ("openbmb/MiniCPM-MoE-8x2B",),
+        "minicpm",
+        _mup(**_2B, num_experts=8, num_experts_per_tok=2),
+        13873291776,
+    ),
+    Published(
+        "MiniCPM-S-1B",
+        ("openbmb/MiniCPM-S-1B-sft",),
+        "minicpm",
+        _mup(**_1B | {"hidden_act": "fatrelu", "hidden_act_param": 0.01}),
+        1360246272,
+        unverified=("max_position_embeddings", "hidden_act_param"),
+    ),
+    Published(
         "MiniCPM4-8B",
         ("openbmb/MiniCPM4-8B",),
         "minicpm4",
@@ -199,6 +218,7 @@ _ROWS = (
         _mup(**_BITCPM_1B, **_longrope(rope_tables.MINICPM4_SMALL, 32768, spelling="type", kind="su")),
         1360258560,
         unverified=("tie_word_embeddings",),
+        ternary=True,
     ),
     Published(
         "BitCPM4-0.5B",
@@ -207,6 +227,7 @@ _ROWS = (
         _mup(**_SMALL, **_longrope(rope_tables.MINICPM4_SMALL, 32768)),
         433873920,
         unverified=("all of config.json; dimensions are MiniCPM4-0.5B's",),
+        ternary=True,
     ),
     Published("MiniCPM-SALA", ("openbmb/MiniCPM-SALA",), "minicpm-sala", _mup(**_8B | _SALA), 9477203968),
     Published(

@@ -24,7 +24,7 @@ _SALA = {
 }
 
 _FAMILIES = (
-    Family("minicpm", "MiniCPM 1B, 2B", template="minicpm-v1", dialect="none", **_MUP),
+    Family("minicpm", "MiniCPM 1B, 2B, MoE-8x2B, S-1B", template="minicpm-v1", dialect="none", **_MUP),
     Family("minicpm-128k", "MiniCPM-2B-128k", template="chatml", dialect="none", **_MUP),
     Family("minicpm4", "MiniCPM4, BitCPM4", template="chatml", dialect="py-call", **_MUP),
     Family("minicpm4.1", "MiniCPM4.1", template="minicpm4.1", dialect="py-call", **_MUP),

@@ -1,7 +1,7 @@
 """Complete toy checkpoints of every published model: real layout and names, random weights."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from minicpm.config import Head, NextToken
 from minicpm.models.build import build
 from minicpm.models.published import Published, published
 from minicpm.models.registry import parse
-from minicpm.models.trunk import Trunk
+from minicpm.quant.packing import projections
+from minicpm.quant.ternary import Group, ternarise
 from minicpm.testing.tiny_tokenizer import TinyTokenizer, tiny_tokenizer
 
 _SHARD_TENSORS = 9
@@ -28,13 +29,14 @@ def families(head: type[Head] = NextToken) -> list[str]:
 
 
 def tiny_checkpoint(
-    family: str, path: Path | str, seed: int = 0, *, dtype: str = "float32", **changes: Any
+    family: str, path: Path | str, seed: int = 0, *, dtype: str = "float32", group: Group = 32, **changes: Any
 ) -> Path:
     """Write a toy checkpoint of `family` to the folder `path` and return it.
 
     config.json keeps every key of the published config but the sizes; weights are normal with
-    variance 1 / fan-in, in sharded safetensors under the published names. `changes` replaces
-    config keys.
+    variance 1 / fan-in, in sharded safetensors under the published names. Models that are published
+    ternary get ternary projections, in groups of `group` weights or of a whole "row". `changes`
+    replaces config keys.
     """
     row = _row(family)
     tokenizer = tiny_tokenizer(row.family)
@@ -44,7 +46,8 @@ def tiny_checkpoint(
     _write_json(folder / "config.json", raw)
     _write_json(folder / "generation_config.json", _generation(raw))
     tokenizer.write(folder)
-    _write_weights(folder, raw, seed, getattr(torch, dtype))
+    ternary = group if row.ternary else None
+    _write_weights(folder, _random_weights(raw, seed, getattr(torch, dtype), ternary))
     return folder
 
 
@@ -108,10 +111,7 @@ def _generation(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_weights(folder: Path, raw: dict[str, Any], seed: int, dtype: torch.dtype) -> None:
-    with torch.device("meta"):
-        model = build(parse(raw))
-    tensors = dict(_random_weights(model, seed, dtype))
+def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     names = sorted(tensors)
     groups = [names[i : i + _SHARD_TENSORS] for i in range(0, len(names), _SHARD_TENSORS)]
     weight_map = {}
@@ -125,14 +125,23 @@ def _write_weights(folder: Path, raw: dict[str, Any], seed: int, dtype: torch.dt
     )
 
 
-def _random_weights(model: Trunk, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _random_weights(
+    raw: dict[str, Any], seed: int, dtype: torch.dtype, ternary: Group | None
+) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        model = build(parse(raw))
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
-        if weight.ndim == 1:
-            value = 1 + 0.1 * torch.randn(weight.shape, generator=generator)
-        else:
-            value = torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5
-        yield name, value.to(dtype)
+    tensors = {name: _random(weight, generator).to(dtype) for name, weight in model.named_parameters()}
+    if ternary is not None:
+        weights = [f"{name}.weight" for name in projections(model)]
+        tensors |= {name: ternarise(tensors[name], ternary) for name in weights}
+    return tensors
+
+
+def _random(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Of a weight's shape: around one for norms, of variance 1 / fan-in for matrices."""
+    noise = torch.randn(weight.shape, generator=generator)
+    return 1 + 0.1 * noise if weight.ndim == 1 else noise / weight.shape[-1] ** 0.5
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from minicpm.config import GQA, Dense, LayerConfig, RawConfig, Rope
+from minicpm.config import GQA, Dense, FeedForward, LayerConfig, RawConfig, Rope
 from minicpm.models.families.rope import read_rope
 
 # Far above any model and any context in use.
@@ -31,12 +31,11 @@ class Defaults:
     rope_theta: float = 10000.0
 
 
-def read_dense_shape(raw: RawConfig, defaults: Defaults) -> DenseShape:
-    """The sizes of a uniform stack of GQA and gated feed-forward layers."""
+def read_dense_shape(raw: RawConfig, defaults: Defaults, *, ffn: FeedForward | None = None) -> DenseShape:
+    """The sizes of a uniform stack of GQA layers; without `ffn` a dense feed-forward with SiLU is read."""
     hidden = raw.integer("hidden_size")
     mixer = _read_gqa(raw, hidden)
-    ffn = Dense(raw.integer("intermediate_size"))
-    raw.expect("hidden_act", ("silu",), "only silu is known for this family")
+    ffn = ffn or read_ffn(raw)
     raw.expect("attention_bias", (False,), "projections with bias are not part of this family")
     raw.expect("mlp_bias", (False,), "projections with bias are not part of this family")
     context = raw.integer("max_position_embeddings", defaults.context, most=_LONGEST)
@@ -48,6 +47,12 @@ def read_dense_shape(raw: RawConfig, defaults: Defaults) -> DenseShape:
         norm_eps=raw.number("rms_norm_eps", defaults.norm_eps),
         rope=read_rope(raw, dim=mixer.head_dim, context=context, default_theta=defaults.rope_theta),
     )
+
+
+def read_ffn(raw: RawConfig) -> Dense:
+    """A dense feed-forward with SiLU."""
+    raw.expect("hidden_act", ("silu",), "only silu is known for this family")
+    return Dense(raw.integer("intermediate_size"))
 
 
 def _read_gqa(raw: RawConfig, hidden: int) -> GQA:

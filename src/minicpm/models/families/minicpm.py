@@ -5,6 +5,7 @@ import math
 from minicpm.config import DynamicNTKRope, LongRope, ModelConfig, RawConfig, Rope
 from minicpm.config.sparse import with_sparse
 from minicpm.models.families.dense import Defaults, read_dense_shape
+from minicpm.models.families.feed_forwards import read_feed_forward
 from minicpm.models.families.sparse import read_sparse
 
 _DEFAULTS = Defaults(context=2048, norm_eps=1e-6)
@@ -13,9 +14,8 @@ _MINICPM41_ORIGINAL = 65536
 
 
 def parse(raw: RawConfig) -> ModelConfig:
-    """The config of a dense muP checkpoint; a missing `tie_word_embeddings` means tied."""
-    _refuse_other_architectures(raw)
-    shape = read_dense_shape(raw, _DEFAULTS)
+    """The config of a muP checkpoint; a missing `tie_word_embeddings` means tied."""
+    shape = read_dense_shape(raw, _DEFAULTS, ffn=read_feed_forward(raw))
     sparse = read_sparse(raw)
     config = ModelConfig(
         family=_family(shape.rope),
@@ -36,12 +36,6 @@ def parse(raw: RawConfig) -> ModelConfig:
         sparse=sparse,
     )
     return config if sparse is None else with_sparse(config, "on")
-
-
-def _refuse_other_architectures(raw: RawConfig) -> None:
-    raw.expect("num_experts", (0,), "expert layers (MiniCPM-MoE) are not supported by this version")
-    raw.ignore("num_experts_per_tok")
-    raw.expect("hidden_act_param", (), "FATReLU (MiniCPM-S) is not supported by this version")
 
 
 def _family(rope: Rope) -> str:
