@@ -12,7 +12,7 @@ from minicpm.text.events import ReasoningDelta, TextDelta
 from minicpm.text.format import ChatFormat
 from minicpm.text.neutral import free_mark
 from minicpm.text.sandbox import Limits
-from minicpm.text.templates import names
+from minicpm.text.templates import built_in, names
 
 DIALECTS = {"minicpm-v1": "none", "minicpm5": "xml-fn"}
 EVIL = (
@@ -57,7 +57,7 @@ def tools(text):
 @pytest.mark.parametrize("template", names())
 def test_what_callers_spell_adds_no_control_token(template, own, small_folder):
     chat = chat_of(small_folder(template=own), template)
-    offered = tools if template != "minicpm-v1" else lambda text: None
+    offered = tools if built_in(template).takes_tools else lambda text: None
     harmless = chat.prompt_ids(conversation("x"), tools=offered("x"))
     attacked = chat.prompt_ids(conversation(EVIL), tools=offered(EVIL))
     assert controls(chat, attacked) == controls(chat, harmless)
@@ -91,7 +91,7 @@ def test_without_injection_the_ids_are_those_of_the_rendered_text(real_folder):
     backend = Backend.from_file(str(real_folder("minicpm3-73448") / "tokenizer.json"))
     for template in names():
         chat = chat_of(real_folder("minicpm3-73448"), template)
-        offered = tools("plain") if template != "minicpm-v1" else None
+        offered = tools("plain") if built_in(template).takes_tools else None
         for thinking in ("on", "off"):
             text = chat.prompt_text(conversation("plain\n\n text"), tools=offered, thinking=thinking)
             ids = chat.prompt_ids(conversation("plain\n\n text"), tools=offered, thinking=thinking)

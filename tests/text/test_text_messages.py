@@ -34,7 +34,7 @@ def test_all_problems_are_in_one_message():
         {"role": "robot", "content": "x"},
         user(3),
         "text",
-        user([{"type": "image_url"}]),
+        user([{"type": "input_audio"}]),
         user("a\udc00"),
     ]
     with pytest.raises(MessageError) as caught:
@@ -42,7 +42,7 @@ def test_all_problems_are_in_one_message():
     for expected in ("messages[0].role is 'robot'", "messages[1].content is a number", "messages[2] is text"):
         assert expected in str(caught.value)
     for expected in (
-        "messages[3].content[0] is a part of type 'image_url'",
+        "messages[3].content[0] is a part of type 'input_audio'",
         "messages[4].content holds a lone",
     ):
         assert expected in str(caught.value)

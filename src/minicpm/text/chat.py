@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 from minicpm.text.events import Event
+from minicpm.text.images.parts import ImagePart
 
 Thinking: TypeAlias = Literal["on", "off", "auto"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -37,7 +38,7 @@ class Message(TypedDict, total=False):
     """One turn of a conversation in OpenAI's shape; `role` is required."""
 
     role: str
-    content: str | Sequence[TextPart] | None
+    content: str | Sequence[TextPart | ImagePart] | None
     reasoning_content: str | None
     tool_calls: Sequence[HistoryCall]
     tool_call_id: str

@@ -8,11 +8,14 @@ from typing import Any
 
 from minicpm.errors import BadParameter, MessageError
 from minicpm.text.chat import Message, Thinking, Tool
+from minicpm.text.images.parts import bytes_of_url
+from minicpm.text.images.slots import ImageFormat, expanded, require_images_read, with_slots, written
 from minicpm.text.messages import Turn, normalise_messages
 from minicpm.text.neutral import Neutraliser, free_mark
 from minicpm.text.parser import StreamParser
 from minicpm.text.pieces import Piece
 from minicpm.text.problems import strings_in
+from minicpm.text.prompt import Prompt, PromptImage
 from minicpm.text.recognition import recognise
 from minicpm.text.rendering import Rendering, choose_rendering
 from minicpm.text.sandbox import Limits
@@ -28,11 +31,21 @@ class ChatFormat:
     """Template, tokenizer and tool dialect of one model; immutable, and usable from several threads.
 
     `template_origin` says whether the checkpoint's own template is used or a built-in one, `template_hash` is
-    the sha256 of its text, and `stop_ids` are the ids that end a turn.
+    the sha256 of its text, and `stop_ids` are the ids that end a turn. `images` is how prompts hold images,
+    None for a model that does not see.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: BuiltIn, dialect: str, rendering: Rendering) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: BuiltIn,
+        dialect: str,
+        rendering: Rendering,
+        *,
+        images: ImageFormat | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.images = images
         self.dialect = dialect
         self.stop_ids = tokenizer.eos_ids
         self.template_hash = rendering.digest
@@ -51,18 +64,34 @@ class ChatFormat:
         dialect: str,
         tokenizer: Tokenizer | None = None,
         limits: Limits | None = None,
+        images: ImageFormat | None = None,
     ) -> ChatFormat:
         """Reads a model folder; `template` names the built-in format for a checkpoint without its own.
 
         The markers in a checkpoint's own template go before `template` and `dialect`. `tokenizer` saves
-        loading it twice; `limits` bound the checkpoint's own template.
+        loading it twice; `limits` bound the checkpoint's own template; `images` is for a model that sees.
         """
         chosen = built_in(template)
         StreamParser(dialect)
         loaded = Tokenizer.from_folder(path) if tokenizer is None else tokenizer
         rendering = choose_rendering(Path(path), chosen, loaded.names, limits)
         chosen, dialect = recognise(rendering.source, chosen, dialect)
-        return cls(loaded, chosen, dialect, rendering)
+        return cls(loaded, chosen, dialect, rendering, images=images)
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] | None = None,
+        thinking: Thinking = "auto",
+        generate: bool = True,
+    ) -> Prompt:
+        """The prompt's ids and images; as `prompt_ids`, and BadImage for an image that is no data URL."""
+        ids = self.prompt_ids(messages, tools=tools, thinking=thinking, generate=generate)
+        urls = [url for turn in normalise_messages(messages) for url in turn.get("images", ())]
+        places = self.images.places(ids, self.tokenizer) if self.images and urls else []
+        shown = zip(places, map(bytes_of_url, urls), strict=True)
+        return Prompt(ids, tuple(PromptImage(place, data) for place, data in shown))
 
     def prompt_ids(
         self,
@@ -128,11 +157,14 @@ class ChatFormat:
         return True if query.endswith("/think") else None
 
     def _pieces(self, conversation: Conversation) -> list[Piece]:
-        texts = [*strings_in(conversation.turns), *strings_in(conversation.tools)]
+        images = sum(len(turn.get("images", ())) for turn in conversation.turns)
+        require_images_read(self.images, images, self.tokenizer)
+        texts = [*strings_in(written(conversation.turns)), *strings_in(conversation.tools)]
         mark = free_mark([*texts, self._rendering.source])
+        slot = free_mark([*texts, self._rendering.source, mark]) if images else ""
         neutral = Neutraliser(self.tokenizer.spellings, self._text_markers, mark)
         safe = Conversation(
-            [neutral.turn(turn) for turn in conversation.turns],
+            [neutral.turn(with_slots(turn, slot)) for turn in conversation.turns],
             [neutral.tool(tool) for tool in conversation.tools],
             conversation.enable_thinking,
             conversation.generate,
@@ -140,7 +172,8 @@ class ChatFormat:
             self.tokenizer.names.get("eos_token", ""),
         )
         cap = max(_OUTPUT_FLOOR, 4 * sum(map(len, texts)))
-        return neutral.split(self._rendering.render(safe, characters=cap))
+        pieces = neutral.split(self._rendering.render(safe, characters=cap))
+        return expanded(pieces, slot, self.images, images=images) if self.images and images else pieces
 
     def _opening(self, switch: bool | None) -> str | None:
         """The thought marker that a prompt ends with, seen on a prompt of the shortest kind."""

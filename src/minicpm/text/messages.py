@@ -25,6 +25,7 @@ NO_RESULT = "error: this call returned no result"
 def normalise_messages(messages: Sequence[Message]) -> list[Turn]:
     """Turns with text content, parsed arguments, and results in the order of their calls.
 
+    The URLs of a user turn's images are under "images", wherever among its text they stood.
     A call's arguments that are no JSON object become {"_raw": text}, so that a bad call of the past does not
     end the conversation. Raises MessageError with every problem.
     """
@@ -48,6 +49,8 @@ def _turn(message: Any, where: str, problems: Problems) -> Turn:
         problems.add(f"{where}.role", f"is {role!r:.60}, not one of {', '.join(_ROLES)}")
         return {}
     turn: Turn = {"role": _ROLES[role], "content": _content(message, where, problems)}
+    if images := _images(message, where, problems):
+        turn["images"] = images
     if role == "assistant":
         _add_reasoning(turn, message, where, problems)
         _add_calls(turn, message, where, problems)
@@ -69,18 +72,39 @@ def _content(message: Mapping[str, Any], where: str, problems: Problems) -> str:
         return "".join(
             _part(part, f"{where}.content[{place}]", problems) for place, part in enumerate(content)
         )
-    problems.add(f"{where}.content", f"is {_kind(content)} instead of text or a list of text parts")
+    problems.add(f"{where}.content", f"is {_kind(content)} instead of text or a list of parts")
     return ""
 
 
 def _part(part: Any, where: str, problems: Problems) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
+    if kind == "image_url":
+        return ""
     text = part.get("text") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(text, str):
         problems.check_text(where, text)
         return text
-    problems.add(where, f"is a part of type {kind!r:.60}; only text parts can be read")
+    problems.add(where, f"is a part of type {kind!r:.60}; only text and image_url parts can be read")
     return ""
+
+
+def _images(message: Mapping[str, Any], where: str, problems: Problems) -> list[str]:
+    """URLs of the image parts."""
+    content = message.get("content")
+    found: list[str] = []
+    for place, part in enumerate(content if isinstance(content, list | tuple) else ()):
+        if isinstance(part, Mapping) and part.get("type") == "image_url":
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, Mapping) else None
+            if isinstance(url, str):
+                found.append(url)
+            else:
+                problems.add(
+                    f"{where}.content[{place}]", 'has no image; it must be {"image_url": {"url": ...}}'
+                )
+    if found and message["role"] != "user":
+        problems.add(f"{where}.content", f"has images, and only users show images, not {message['role']}")
+    return found
 
 
 def _add_reasoning(turn: Turn, message: Mapping[str, Any], where: str, problems: Problems) -> None:
