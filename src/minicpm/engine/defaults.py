@@ -12,6 +12,8 @@ _SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 # The model cards' settings, for checkpoints whose generation_config.json says nothing.
 _FAMILIES: Mapping[str, Mapping[str, float]] = {
     "minicpm": {"temperature": 0.5, "top_p": 0.8, "repetition_penalty": 1.02},
+    "omnilmm": {"temperature": 0.6, "top_p": 0.9, "top_k": 30, "repetition_penalty": 1.1},
+    "minicpm-v": {"temperature": 0.7, "top_p": 0.8, "top_k": 100, "repetition_penalty": 1.05},
     "minicpm-128k": {"temperature": 0.5, "top_p": 0.8, "repetition_penalty": 1.02},
     "minicpm-llama": {"temperature": 0.5, "top_p": 0.8, "repetition_penalty": 1.02},
     "minicpm3": {"temperature": 0.7, "top_p": 0.7},

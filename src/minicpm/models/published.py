@@ -90,6 +90,33 @@ def _longrope(
 
 _2B = _sizes(2304, 5760, 40, 36, 36, 122753) | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
 _1B = _sizes(1536, 3840, 52, 24, 8, 73440) | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+_SEEING = _2B | {
+    "architectures": ["MiniCPMV"],
+    "model_type": "minicpmv",
+    "vision_encoder": "vit_so400m_patch14_siglip_384.webli",
+    "query_num": 64,
+    "image_size": 448,
+    "drop_vision_last_layer": True,
+    "mm_use_im_start_end": True,
+}
+_OMNILMM = _sizes(4096, 14336, 32, 32, 8, 32004) | {
+    "architectures": ["OmniLMMForCausalLM"],
+    "model_type": "omnilmm",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 32768,
+    "sliding_window": 4096,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "torch_dtype": "bfloat16",
+    "mm_vision_tower": "eva02_enormous_patch14_clip_224",
+    "num_query": 64,
+    "image_size": 448,
+    "mm_use_im_start_end": True,
+    "use_mm_proj": True,
+}
 _8B = _sizes(4096, 16384, 32, 32, 2, 73448) | {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
@@ -158,6 +185,21 @@ _ROWS = (
         unverified=("max_position_embeddings",),
     ),
     Published(
+        "OmniLMM-12B",
+        ("openbmb/OmniLMM-12B",),
+        "omnilmm",
+        _OMNILMM,
+        None,
+        unverified=(
+            "vocab_size",
+            "max_position_embeddings",
+            "sliding_window",
+            "torch_dtype",
+            "num_query",
+            "image_size",
+        ),
+    ),
+    Published(
         "MiniCPM-2B-128k",
         ("openbmb/MiniCPM-2B-128k",),
         "minicpm-128k",
@@ -173,6 +215,14 @@ _ROWS = (
         ),
         None,
         unverified=("vocab_size", "max_position_embeddings", "rope_theta", "rope_scaling.factor"),
+    ),
+    Published(
+        "MiniCPM-V",
+        ("openbmb/MiniCPM-V",),
+        "minicpm-v",
+        _mup(**_SEEING),
+        None,
+        unverified=("image_size", "tie_word_embeddings", "torch_dtype"),
     ),
     Published(
         "MiniCPM-MoE-8x2B",

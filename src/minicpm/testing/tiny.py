@@ -18,6 +18,15 @@ from minicpm.quant.ternary import Group, ternarise
 from minicpm.testing.tiny_tokenizer import TinyTokenizer, tiny_tokenizer
 
 _SHARD_TENSORS = 9
+# Positions learned for 3 x 3 patches, and images of 5 x 5.
+_TOY_TOWER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "patch_size": 4,
+    "image_size": 12,
+}
 
 
 def families(head: type[Head] = NextToken) -> list[str]:
@@ -87,6 +96,8 @@ def _toy_sizes(row: Published) -> dict[str, Any]:
         sizes["dim_model_base"] = 16
     if "head_dim" in real:
         sizes["head_dim"] = 32
+    if queries := {"query_num", "num_query"} & real.keys():
+        sizes |= dict.fromkeys(queries, 4) | {"image_size": 20, "vision_config": _TOY_TOWER}
     if "mixer_types" in real:
         words = real["mixer_types"]
         sizes |= {"num_hidden_layers": 4, "mixer_types": [words[0], words[1], words[1], words[0]]}

@@ -59,6 +59,10 @@ def tiny_tokenizer(family: str) -> TinyTokenizer:
         return _build(["<s>", "</s>", "<unk>", *_MINICPM5], ["<|im_start|>", "<|im_end|>"], "<|im_end|>")
     if family in ("minicpm", "minicpm-llama", "minicpm-embedding", "minicpm-reranker"):
         return _build(["<unk>", "<s>", "</s>"], [], None)
+    if family == "minicpm-v":
+        return _build(["<unk>", "<s>", "</s>", "<image>", "</image>"], [], None)
+    if family == "omnilmm":
+        return _build(["<unk>", "<s>", "</s>"], ["<im_patch>", "<im_start>", "<im_end>"], None)
     return _build(["<unk>", "<s>", "</s>"], list(_CHATML), "<|im_end|>")
 
 
