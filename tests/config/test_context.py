@@ -40,6 +40,7 @@ REACHES = {
     "MiniCPM-2B": 4096,
     "MiniCPM-1B": 4096,
     "MiniCPM-2B-128k": 4 * 65536,
+    "MiniCPM3-4B": 32768,
     "MiniCPM4-8B": 131072,
     "MiniCPM4-0.5B": 32768,
     "MiniCPM4.1-8B": 131072,

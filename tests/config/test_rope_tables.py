@@ -9,6 +9,7 @@ from minicpm.config import rope_tables as tables
 # lo, A and w of lo + A / (1 + exp(-(i - (n - 1) / 2) / w)), the largest error, and f[i] + f[n - 1 - i].
 # The small list was stored in float32, hence its wider tolerance.
 LOGISTIC = {
+    "MINICPM3": (16, 1.0, 16.0, 1.34, 2e-14, 18.0),
     "MINICPM4_SMALL": (32, 0.85382344, 49.14617665, 2.667, 5e-6, 50.85382),
     "MINICPM4_8B": (64, 0.9157734670477345, 30.190175865146276, 5.334, 2e-14, 32.02172279924174),
     "MINICPM41_8B": (64, 0.8288299491615251, 62.34913451640336, 5.334, 2e-14, 64.00679441472641),
@@ -55,4 +56,5 @@ def test_a_128k_list_keeps_the_fast_frequencies_and_stretches_the_slow_ones(nati
 def test_every_list_grows_from_about_one(name):
     table = getattr(tables, name)
     assert list(table) == sorted(table)
-    assert table[0] == pytest.approx(1, abs=0.003)
+    # Where a list has fewer entries its first one lies further up the curve.
+    assert table[0] == pytest.approx(1, abs=0.06 if len(table) == 16 else 0.003)

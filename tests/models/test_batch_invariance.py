@@ -8,10 +8,10 @@ from minicpm.cache import Batch, Segment
 from minicpm.testing import tiny_checkpoint
 
 
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory):
+@pytest.fixture(scope="module", params=["minicpm4-8b", "minicpm3-4b"])
+def decoder(request, tmp_path_factory):
     return minicpm.load_decoder(
-        tiny_checkpoint("minicpm4-8b", tmp_path_factory.mktemp("toy")), dtype="float32"
+        tiny_checkpoint(request.param, tmp_path_factory.mktemp("toy")), dtype="float32"
     )
 
 

@@ -18,7 +18,7 @@ EVERY_MODEL = pytest.mark.parametrize("family", families())
 EVERY_BACKEND = pytest.mark.parametrize("backend", ["reference", "torch"])
 # One model of each rope and head arrangement.
 SOME_MODELS = pytest.mark.parametrize(
-    "family", ["minicpm-2b", "minicpm-2b-128k", "minicpm4-8b", "minicpm5-1b"]
+    "family", ["minicpm-2b", "minicpm-2b-128k", "minicpm3-4b", "minicpm4-8b", "minicpm5-1b"]
 )
 
 

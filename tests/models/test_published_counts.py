@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minicpm.config import GQA, Dense, InfLLM, Lightning, MoE, Relevance, parameter_count
+from minicpm.config import GQA, MLA, Dense, InfLLM, Lightning, MoE, Relevance, parameter_count
 from minicpm.config.memory import cache_bytes, weight_bytes
 from minicpm.models.build import build
 from minicpm.models.decoder import Decoder
@@ -18,6 +18,7 @@ COUNTS = {
     "MiniCPM-MoE-8x2B": 13_873_291_776,
     "MiniCPM-S-1B": 1_360_246_272,
     "MiniCPM-2B-128k": 2_442_057_984 + 2 * 122_760 * 2304,
+    "MiniCPM3-4B": 4_073_875_968,
     "MiniCPM4-8B": 8_185_253_888,
     "MiniCPM4-0.5B": 433_873_920,
     "MiniCPM4.1-8B": 8_185_253_888,
@@ -60,6 +61,16 @@ def mixer_shapes(hidden, mixer) -> dict[str, tuple[int, ...]]:
             return shapes
         case GQA(gated=True):
             return shapes | {"o_gate": (queries, hidden)}
+        case MLA():
+            return {
+                "q_a_proj": (mixer.q_rank, hidden),
+                "q_a_layernorm": (mixer.q_rank,),
+                "q_b_proj": (queries, mixer.q_rank),
+                "kv_a_proj_with_mqa": (mixer.kv_rank + mixer.rope, hidden),
+                "kv_a_layernorm": (mixer.kv_rank,),
+                "kv_b_proj": (mixer.heads * (mixer.nope + mixer.value), mixer.kv_rank),
+                "o_proj": (hidden, mixer.heads * mixer.value),
+            }
         case InfLLM():
             return mixer_shapes(hidden, mixer.attention)
         case Lightning():
@@ -143,6 +154,7 @@ def test_the_counted_cache_bytes_are_those_a_cache_takes():
     [
         ("MiniCPM-2B", 12, 0.2213594362, 9),
         ("MiniCPM-1B", 12, 0.1941450687, 6),
+        ("MiniCPM3-4B", 12, 0.1778001778, 10),
         ("MiniCPM4-8B", 12, 0.2474873734, 16),
         ("MiniCPM4-0.5B", 12, 0.2857738033, 4),
         ("MiniCPM5-1B", 1, 1, 1),

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from minicpm.config import (
+    MLA,
     DefaultRope,
     Dense,
     DynamicNTKRope,
@@ -11,6 +12,7 @@ from minicpm.config import (
     FeedForward,
     LinearRope,
     LongRope,
+    Mixer,
     ModelConfig,
     MoE,
     Rope,
@@ -30,9 +32,10 @@ config.json always wins over these values.
 
 _SIZES = """## Sizes
 
-*Heads* are query heads / key-value heads x their width. *Context* is the native one; *reach* is the
-largest that `--context` accepts, by a published factor table or the model's own scaling. A *tied*
-model uses its embedding as output head. *Bytes* are those of the weights in bfloat16; the
+*Heads* are query heads / key-value heads x their width; where keys and values are made from a *latent*,
+its numbers + those of the rotated key are all that is remembered of a token. *Context* is the native
+one; *reach* is the largest that `--context` accepts, by a published factor table or the model's own
+scaling. A *tied* model uses its embedding as output head. *Bytes* are those of the weights in bfloat16; the
 projections of a *ternary* model can be packed into about two bits per weight.
 """
 
@@ -83,8 +86,15 @@ def _size_cells(row: Published, config: ModelConfig) -> list[str]:
 
 def _heads_cell(config: ModelConfig) -> str:
     """Those of every kind of layer, in order of appearance."""
-    mixers = [layer.mixer for layer in config.layers]
-    return "<br>".join(dict.fromkeys(f"{m.heads} / {m.kv_heads} x {m.head_dim}" for m in mixers))
+    return "<br>".join(dict.fromkeys(_heads(layer.mixer) for layer in config.layers))
+
+
+def _heads(mixer: Mixer) -> str:
+    heads = f"{mixer.heads} / {mixer.kv_heads} x {mixer.head_dim}"
+    match mixer:
+        case MLA():
+            return f"{heads}, latent {mixer.kv_rank} + {mixer.rope}"
+    return heads
 
 
 def _ffn_cell(ffn: FeedForward) -> str:

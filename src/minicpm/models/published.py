@@ -117,6 +117,16 @@ _OMNILMM = _sizes(4096, 14336, 32, 32, 8, 32004) | {
     "mm_use_im_start_end": True,
     "use_mm_proj": True,
 }
+_MLA = _sizes(2560, 6400, 62, 40, 40, 73448) | {
+    "architectures": ["MiniCPM3ForCausalLM"],
+    "model_type": "minicpm3",
+    "q_lora_rank": 768,
+    "kv_lora_rank": 256,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": [2, 73440],
+}
 _8B = _sizes(4096, 16384, 32, 32, 2, 73448) | {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
@@ -238,6 +248,13 @@ _ROWS = (
         _mup(**_1B | {"hidden_act": "fatrelu", "hidden_act_param": 0.01}),
         1360246272,
         unverified=("max_position_embeddings", "hidden_act_param"),
+    ),
+    Published(
+        "MiniCPM3-4B",
+        ("openbmb/MiniCPM3-4B",),
+        "minicpm3",
+        _mup(**_MLA, **_longrope(rope_tables.MINICPM3, 32768, spelling="type")),
+        4073875968,
     ),
     Published(
         "MiniCPM4-8B",

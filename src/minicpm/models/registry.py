@@ -6,7 +6,7 @@ from typing import Any
 
 from minicpm.config import ModelConfig, RawConfig
 from minicpm.errors import UnknownModel
-from minicpm.models.families import llama, minicpm, minicpmv, omnilmm, pooled, sala
+from minicpm.models.families import llama, minicpm, minicpm3, minicpmv, omnilmm, pooled, sala
 from minicpm.models.family import Family
 
 _MUP = {"architectures": ("MiniCPMForCausalLM",), "model_types": ("minicpm",), "parse": minicpm.parse}
@@ -18,6 +18,7 @@ _RERANKER = {
 }
 _SEEING = {"architectures": ("MiniCPMV",), "model_types": ("minicpmv",), "parse": minicpmv.parse}
 _OMNILMM = {"architectures": ("OmniLMMForCausalLM",), "model_types": ("omnilmm",), "parse": omnilmm.parse}
+_MLA = {"architectures": ("MiniCPM3ForCausalLM",), "model_types": ("minicpm3",), "parse": minicpm3.parse}
 _LLAMA = {"architectures": ("LlamaForCausalLM",), "model_types": ("llama",), "parse": llama.parse}
 _SALA = {
     "architectures": ("MiniCPMSALAForCausalLM",),
@@ -30,6 +31,7 @@ _FAMILIES = (
     Family("omnilmm", "OmniLMM", template="omnilmm", dialect="none", **_OMNILMM),
     Family("minicpm-128k", "MiniCPM-2B-128k", template="chatml", dialect="none", **_MUP),
     Family("minicpm-v", "MiniCPM-V 1.0", template="minicpm-v1", dialect="none", **_SEEING),
+    Family("minicpm3", "MiniCPM3", template="chatml", dialect="py-call", **_MLA),
     Family("minicpm4", "MiniCPM4, BitCPM4", template="chatml", dialect="py-call", **_MUP),
     Family("minicpm4.1", "MiniCPM4.1", template="minicpm4.1", dialect="py-call", **_MUP),
     Family("minicpm-sala", "MiniCPM-SALA", template="chatml", dialect="py-call", **_SALA),

@@ -94,6 +94,8 @@ def _toy_sizes(row: Published) -> dict[str, Any]:
     }
     if "dim_model_base" in real:
         sizes["dim_model_base"] = 16
+    if "kv_lora_rank" in real:
+        sizes |= {"q_lora_rank": 24, "kv_lora_rank": 20, "qk_nope_head_dim": 12, "qk_rope_head_dim": 16}
     if "head_dim" in real:
         sizes["head_dim"] = 32
     if queries := {"query_num", "num_query"} & real.keys():

@@ -35,17 +35,24 @@ def read_dense_shape(raw: RawConfig, defaults: Defaults, *, ffn: FeedForward | N
     """The sizes of a uniform stack of GQA layers; without `ffn` a dense feed-forward with SiLU is read."""
     hidden = raw.integer("hidden_size")
     mixer = _read_gqa(raw, hidden)
-    ffn = ffn or read_ffn(raw)
+    layer = LayerConfig(mixer, ffn or read_ffn(raw))
+    return read_shape(raw, defaults, layer, hidden=hidden, rotary=mixer.head_dim)
+
+
+def read_shape(
+    raw: RawConfig, defaults: Defaults, layer: LayerConfig, *, hidden: int, rotary: int
+) -> DenseShape:
+    """The sizes of a uniform stack of `layer`s; `rotary` is how wide their rope is."""
     raw.expect("attention_bias", (False,), "projections with bias are not part of this family")
     raw.expect("mlp_bias", (False,), "projections with bias are not part of this family")
     context = raw.integer("max_position_embeddings", defaults.context, most=_LONGEST)
     return DenseShape(
         hidden=hidden,
         vocab=raw.integer("vocab_size"),
-        layers=(LayerConfig(mixer, ffn),) * raw.integer("num_hidden_layers", most=_MOST_LAYERS),
+        layers=(layer,) * raw.integer("num_hidden_layers", most=_MOST_LAYERS),
         context=context,
         norm_eps=raw.number("rms_norm_eps", defaults.norm_eps),
-        rope=read_rope(raw, dim=mixer.head_dim, context=context, default_theta=defaults.rope_theta),
+        rope=read_rope(raw, dim=rotary, context=context, default_theta=defaults.rope_theta),
     )
 
 

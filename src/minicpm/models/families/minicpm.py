@@ -1,11 +1,12 @@
 """MiniCPMForCausalLM: the muP decoders (1B, 2B, 2B-128k, 4, 4.1, BitCPM4), dense or with InfLLM-V2."""
 
-import math
+from dataclasses import replace
 
 from minicpm.config import DynamicNTKRope, LongRope, ModelConfig, RawConfig, Rope
 from minicpm.config.sparse import with_sparse
 from minicpm.models.families.dense import Defaults, read_dense_shape
 from minicpm.models.families.feed_forwards import read_feed_forward
+from minicpm.models.families.mup import mup_config
 from minicpm.models.families.sparse import read_sparse
 
 _DEFAULTS = Defaults(context=2048, norm_eps=1e-6)
@@ -17,24 +18,7 @@ def parse(raw: RawConfig) -> ModelConfig:
     """The config of a muP checkpoint; a missing `tie_word_embeddings` means tied."""
     shape = read_dense_shape(raw, _DEFAULTS, ffn=read_feed_forward(raw))
     sparse = read_sparse(raw)
-    config = ModelConfig(
-        family=_family(shape.rope),
-        hidden=shape.hidden,
-        vocab=shape.vocab,
-        layers=shape.layers,
-        rope=shape.rope,
-        context=shape.context,
-        norm_eps=shape.norm_eps,
-        embed_scale=raw.number("scale_emb", 1),
-        residual_scale=raw.number("scale_depth", 1) / math.sqrt(len(shape.layers)),
-        logit_scale=shape.hidden / raw.number("dim_model_base", 1),
-        tied=raw.boolean("tie_word_embeddings", True),
-        dtype=raw.text("torch_dtype", raw.text("dtype", "bfloat16")),
-        bos=raw.token("bos_token_id", 1),
-        eos=raw.tokens("eos_token_id", (2,)),
-        pad=raw.token("pad_token_id", None),
-        sparse=sparse,
-    )
+    config = replace(mup_config(raw, shape, family=_family(shape.rope)), sparse=sparse)
     return config if sparse is None else with_sparse(config, "on")
 
 
