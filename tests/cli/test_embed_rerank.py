@@ -210,3 +210,8 @@ def test_long_work_says_how_far_it_is(call, monkeypatch):
     done = call("embed", stdin=b"hello\nthe\n")
     assert done.err == "Embedding: 2 of 2\n"
     assert len(lines_of(done)) == 2
+
+
+def test_a_terminal_shows_a_bar_and_the_lines_stay_whole(call, monkeypatch):
+    monkeypatch.setattr("minicpm.cli.progress._is_terminal", lambda: True)
+    assert [line["index"] for line in lines_of(call("embed", stdin=b"hello\nthe\n"))] == [0, 1]

@@ -449,6 +449,7 @@ def test_the_pooled_token_and_the_separator_are_the_configs():
         ({"num_labels": 3}, "num_labels is 3"),
         ({"eos_token_id": []}, "neither separator_token_id nor eos_token_id"),
         ({"separator_token_id": "</s>"}, "separator_token_id is '</s>'"),
+        ({"separator_token_id": 122753}, "separator_token_id 122753 is none of the ids"),
     ],
     ids=str,
 )

@@ -46,6 +46,8 @@ def parse_reranker(raw: RawConfig) -> ModelConfig:
         raw.problem(
             "there is neither separator_token_id nor eos_token_id to stand between query and document"
         )
+    elif separator >= config.vocab:
+        raw.problem(f"separator_token_id {separator} is none of the ids below vocab_size {config.vocab}")
     named = raw.text("pooled_token", "first")
     if named not in _POOLINGS:
         raw.problem(f"pooled_token {named!r} is neither first nor last")
