@@ -42,13 +42,15 @@ def test_show_describes_a_folder(program, tiny):
     assert memory["weight_bytes"] == document["bytes"]
 
 
-def test_show_tells_what_is_parsed_and_not_used(program, tmp_path):
+def test_show_tells_where_attention_is_sparse(program, tmp_path):
     from minicpm.testing import tiny_checkpoint
 
     sparse = {"kernel_size": 32, "kernel_stride": 16, "init_blocks": 1, "block_size": 64, "window_size": 2048}
     sparse |= {"topk": 64, "use_nope": False, "dense_len": 8192}
     folder = tiny_checkpoint("minicpm4.1-8b", tmp_path / "sparse", sparse_config=sparse)
-    assert "sparse_config" in program("show", str(folder)).out
+    shown = json.loads(program("show", str(folder), "--json").out)["attention"]
+    assert shown == "sparse in 3 of 3 layers, 96 blocks of 64 tokens from token 8,192 on"
+    assert "sparse in 3 of 3 layers" in program("show", str(folder)).out
 
 
 def test_show_prints_the_template_and_a_conversation(program, tiny, tmp_path):

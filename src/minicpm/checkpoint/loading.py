@@ -18,6 +18,7 @@ from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.resolving import resolve
 from minicpm.checkpoint.tokenizer_fit import check_tokenizer
 from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_count
+from minicpm.config.sparse import with_sparse
 from minicpm.errors import BadConfig, BadParameter, CapacityError
 from minicpm.models import registry
 from minicpm.models.decoder import Decoder
@@ -34,6 +35,7 @@ def load(
     device: str | torch.device = "cpu",
     backend: str = "auto",
     context: int | None = None,
+    sparse: str = "auto",
     prepare: bool = True,
     progress: Progress | None = None,
 ) -> Decoder:
@@ -45,6 +47,7 @@ def load(
         device=device,
         backend=backend,
         context=context,
+        sparse=sparse,
         prepare=prepare,
         progress=progress,
     )
@@ -58,6 +61,7 @@ def load_as(
     device: str | torch.device = "cpu",
     backend: str = "auto",
     context: int | None = None,
+    sparse: str = "auto",
     prepare: bool = True,
     progress: Progress | None = None,
 ) -> M:
@@ -66,9 +70,10 @@ def load_as(
     Its weights are cast to `dtype` ("auto": as config.json says). Kind, config, dtype, tokenizer, tensor
     names and memory are checked before any tensor is read; each problem has its own error (WrongKind,
     BadConfig, UnknownModel, BadParameter, TokenizerMismatch, WeightMismatch, CapacityError), and NotFinite is
-    raised while reading. With `prepare=False` projections stay separate, for training.
+    raised while reading. `sparse` is as for `read_config`. With `prepare=False` projections stay separate,
+    for training.
     """
-    config = read_config(checkpoint, context=context)
+    config = read_config(checkpoint, context=context, sparse=sparse)
     model = require_kind(blank(config), kind, checkpoint)
     name = weight_dtype(config, dtype)
     target = _device(device)
@@ -92,6 +97,7 @@ def load_decoder(
     device: str | torch.device = "cpu",
     backend: str = "auto",
     context: int | None = None,
+    sparse: str = "auto",
     prepare: bool = True,
     revision: str | None = None,
     offline: bool = False,
@@ -105,14 +111,18 @@ def load_decoder(
         device=device,
         backend=backend,
         context=context,
+        sparse=sparse,
         prepare=prepare,
         progress=progress,
     )
 
 
-def read_config(checkpoint: Checkpoint, *, context: int | None = None) -> ModelConfig:
-    """The ModelConfig of a checkpoint, for sequences of up to `context` tokens when that is given."""
-    config = registry.parse(checkpoint.raw_config)
+def read_config(checkpoint: Checkpoint, *, context: int | None = None, sparse: str = "auto") -> ModelConfig:
+    """The ModelConfig of a checkpoint, for sequences of up to `context` tokens when that is given.
+
+    `sparse` is "on", "off" or "auto", which leaves attention as config.json has it.
+    """
+    config = with_sparse(registry.parse(checkpoint.raw_config), sparse)
     return config if context is None else extend(config, context)
 
 

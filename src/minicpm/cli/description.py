@@ -8,6 +8,7 @@ from minicpm.config import (
     DefaultRope,
     DynamicNTKRope,
     Embedding,
+    InfLLM,
     LinearRope,
     LongRope,
     ModelConfig,
@@ -19,6 +20,7 @@ from minicpm.config import (
     reach,
     resolve_dtype,
 )
+from minicpm.config.sparse import chosen_blocks, dense_positions
 
 if TYPE_CHECKING:
     from minicpm.checkpoint import Checkpoint
@@ -54,10 +56,22 @@ def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = Non
         "context": config.context,
         "reach": reach(config),
         "rope": rope_text(config.rope),
+        "attention": attention_text(config),
         "eos_ids": list(config.eos),
         "memory": [_memory(config, tokens) for tokens in contexts or _usual(config)],
         "notes": list(config.notes),
     }
+
+
+def attention_text(config: ModelConfig) -> str:
+    """Which layers attend to chosen blocks only, and from when on; empty where none does."""
+    sparse = [layer.mixer.sparse for layer in config.layers if isinstance(layer.mixer, InfLLM)]
+    if not sparse:
+        return ""
+    return (
+        f"sparse in {len(sparse)} of {len(config.layers)} layers, {chosen_blocks(sparse[0])} blocks of "
+        f"{sparse[0].block_size} tokens from token {dense_positions(sparse[0]) + 1:,} on"
+    )
 
 
 def describe_folder(folder: Path, contexts: Sequence[int] | None = None) -> Document:

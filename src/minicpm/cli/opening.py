@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,8 @@ class LoadOptions:
 
     context: int | None = None
     """Most tokens a conversation may hold, if not the model's own; says the memory before loading."""
+    sparse: str = "auto"
+    """Attend to chosen blocks once a text is long: auto (as the checkpoint says), on or off."""
     dtype: str = "auto"
     """Number format of the weights: auto (as the checkpoint says), bfloat16, float16 or float32."""
     device: str = "cpu"
@@ -36,7 +39,7 @@ class LoadOptions:
 
 
 LOADING = tuple(field.name for field in fields(LoadOptions))
-LOADING_WHOLE_TEXTS = tuple(name for name in LOADING if name != "context")
+LOADING_WHOLE_TEXTS = tuple(name for name in LOADING if name not in ("context", "sparse"))
 """For models that look at whole texts, whose limit is their own."""
 
 
@@ -46,7 +49,7 @@ def open_model(name: str, options: LoadOptions) -> "Model":
     def loader() -> Callable[..., "Model"]:
         from minicpm.engine.api import load
 
-        return load
+        return partial(load, sparse=options.sparse)
 
     return _opened(name, options, loader)
 
@@ -91,7 +94,9 @@ def _opened(name: str, options: LoadOptions, loader: Callable[[], Callable[..., 
 
 def _check(options: LoadOptions) -> None:
     from minicpm.config import dtype_name
+    from minicpm.config.sparse import check_mode
 
+    check_mode(options.sparse)
     if options.dtype != "auto":
         dtype_name(options.dtype)
     if options.backend != "auto":
@@ -116,9 +121,11 @@ def _say_memory(folder: Path, options: LoadOptions) -> None:
     from minicpm.checkpoint.plan import require_fit
     from minicpm.cli.units import size
     from minicpm.config import extend, resolve_dtype
+    from minicpm.config.sparse import with_sparse
     from minicpm.models.registry import parse
 
-    config = extend(parse(open_checkpoint(folder).raw_config), options.context)
+    parsed = with_sparse(parse(open_checkpoint(folder).raw_config), options.sparse)
+    config = extend(parsed, options.context)
     plan = plan_memory(config, resolve_dtype(options.dtype, config.dtype), options.context)
     free = "" if plan.limit is None else f"; {size(plan.limit.free_bytes)} are free"
     print(

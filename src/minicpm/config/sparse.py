@@ -44,14 +44,19 @@ def dense_positions(sparse: SparseConfig) -> int:
     return max(first_choice(sparse), sparse.dense_len - 1)
 
 
+def check_mode(mode: str) -> None:
+    """Raises BadParameter, listing the known ones, for anything but a mode of `with_sparse`."""
+    if mode not in MODES:
+        raise BadParameter(f"The sparse mode {mode!r} is not known. Use one of: {', '.join(MODES)}.")
+
+
 def with_sparse(config: ModelConfig, mode: str) -> ModelConfig:
     """The config with sparse attention in all its grouped-query layers ("on"), in none ("off"), or as it is.
 
     Where the checkpoint has no geometry of its own "on" takes the published one; no weights belong to it.
     Raises BadParameter for another mode, and for "on" where the model has nothing that can be sparse.
     """
-    if mode not in MODES:
-        raise BadParameter(f"The sparse mode {mode!r} is not known. Use one of: {', '.join(MODES)}.")
+    check_mode(mode)
     if mode == "auto":
         return config
     geometry = (config.sparse or SparseConfig()) if mode == "on" else None

@@ -149,6 +149,7 @@ def load(
     device: str | torch.device = "cpu",
     backend: str = "auto",
     context: int | None = None,
+    sparse: str = "auto",
     revision: str | None = None,
     offline: bool = False,
     pages: int | None = None,
@@ -164,12 +165,20 @@ def load(
     `context` extends a model that publishes a longer one; `pages` of 64 tokens bound the memory of all
     sequences together (one full context, as far as memory allows, unless said). `adapters` are LoRA folders
     by the name that requests use; `merged` is one that is added to the weights for good, before the others.
+    `sparse` "on" lets long sequences attend to chosen blocks (InfLLM-V2) whatever the checkpoint says, "off"
+    to all there is.
     All errors are MiniCPMErrors.
     """
     folder = checkpoints.resolve(str(model), revision=revision, offline=offline, progress=progress)
     opened = checkpoints.open_checkpoint(folder)
     decoder = checkpoints.load(
-        opened, dtype=dtype, device=device, backend=backend, context=context, progress=progress
+        opened,
+        dtype=dtype,
+        device=device,
+        backend=backend,
+        context=context,
+        sparse=sparse,
+        progress=progress,
     )
     notes = _adapt(decoder, str(model), merged, adapters or {})
     if context is not None and pages is None:

@@ -109,6 +109,7 @@ def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", f"{d['vocabulary']:,}{_output_head(d)}"),
         ("context", f"{d['context']:,} tokens" + (f", up to {d['reach']:,}" * (d["reach"] > d["context"]))),
         ("rope", d["rope"]),
+        ("attention", d["attention"]),
         ("ends at", ", ".join(map(str, d["eos_ids"]))),
     ]
     if "path" in d:
