@@ -81,7 +81,6 @@ def test_a_toy_config_differs_from_the_published_one_in_sizes_and_tokens_alone(f
     sizes |= {"mixer_types", "lightning_nh", "lightning_nkv", "lightning_head_dim"}
     sizes |= {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim"}
     sizes |= {"image_size", "query_num", "num_query"}
-    sizes |= {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim"}
     tokens = {"bos_token_id", "eos_token_id", "pad_token_id"}
     # A published tower has its sizes by its name.
     assert set(toy) - {"vision_config"} == set(real)

@@ -90,6 +90,16 @@ def _longrope(
 
 _2B = _sizes(2304, 5760, 40, 36, 36, 122753) | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
 _1B = _sizes(1536, 3840, 52, 24, 8, 73440) | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+_MLA = _sizes(2560, 6400, 62, 40, 40, 73448) | {
+    "architectures": ["MiniCPM3ForCausalLM"],
+    "model_type": "minicpm3",
+    "q_lora_rank": 768,
+    "kv_lora_rank": 256,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": [2, 73440],
+}
 _SEEING = _2B | {
     "architectures": ["MiniCPMV"],
     "model_type": "minicpmv",
@@ -116,16 +126,6 @@ _OMNILMM = _sizes(4096, 14336, 32, 32, 8, 32004) | {
     "image_size": 448,
     "mm_use_im_start_end": True,
     "use_mm_proj": True,
-}
-_MLA = _sizes(2560, 6400, 62, 40, 40, 73448) | {
-    "architectures": ["MiniCPM3ForCausalLM"],
-    "model_type": "minicpm3",
-    "q_lora_rank": 768,
-    "kv_lora_rank": 256,
-    "qk_nope_head_dim": 64,
-    "qk_rope_head_dim": 32,
-    "rms_norm_eps": 1e-5,
-    "eos_token_id": [2, 73440],
 }
 _8B = _sizes(4096, 16384, 32, 32, 2, 73448) | {
     "rms_norm_eps": 1e-6,
@@ -227,14 +227,6 @@ _ROWS = (
         unverified=("vocab_size", "max_position_embeddings", "rope_theta", "rope_scaling.factor"),
     ),
     Published(
-        "MiniCPM-V",
-        ("openbmb/MiniCPM-V",),
-        "minicpm-v",
-        _mup(**_SEEING),
-        None,
-        unverified=("image_size", "tie_word_embeddings", "torch_dtype"),
-    ),
-    Published(
         "MiniCPM-MoE-8x2B",
         ("openbmb/MiniCPM-MoE-8x2B",),
         "minicpm",
@@ -248,6 +240,14 @@ _ROWS = (
         _mup(**_1B | {"hidden_act": "fatrelu", "hidden_act_param": 0.01}),
         1360246272,
         unverified=("max_position_embeddings", "hidden_act_param"),
+    ),
+    Published(
+        "MiniCPM-V",
+        ("openbmb/MiniCPM-V",),
+        "minicpm-v",
+        _mup(**_SEEING),
+        None,
+        unverified=("image_size", "tie_word_embeddings", "torch_dtype"),
     ),
     Published(
         "MiniCPM3-4B",

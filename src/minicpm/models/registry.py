@@ -10,6 +10,7 @@ from minicpm.models.families import llama, minicpm, minicpm3, minicpmv, omnilmm,
 from minicpm.models.family import Family
 
 _MUP = {"architectures": ("MiniCPMForCausalLM",), "model_types": ("minicpm",), "parse": minicpm.parse}
+_MLA = {"architectures": ("MiniCPM3ForCausalLM",), "model_types": ("minicpm3",), "parse": minicpm3.parse}
 _EMBEDDING = {"architectures": ("MiniCPMModel",), "model_types": (), "parse": pooled.parse_embedding}
 _RERANKER = {
     "architectures": ("MiniCPMForSequenceClassification",),
@@ -18,7 +19,6 @@ _RERANKER = {
 }
 _SEEING = {"architectures": ("MiniCPMV",), "model_types": ("minicpmv",), "parse": minicpmv.parse}
 _OMNILMM = {"architectures": ("OmniLMMForCausalLM",), "model_types": ("omnilmm",), "parse": omnilmm.parse}
-_MLA = {"architectures": ("MiniCPM3ForCausalLM",), "model_types": ("minicpm3",), "parse": minicpm3.parse}
 _LLAMA = {"architectures": ("LlamaForCausalLM",), "model_types": ("llama",), "parse": llama.parse}
 _SALA = {
     "architectures": ("MiniCPMSALAForCausalLM",),
