@@ -1,12 +1,13 @@
 """Random operations on the store of recurrent states give what plain lists of tokens would.
 
-A state here is what a small polynomial of all tokens seen gives, exact in float32, so that a state of other
-tokens or of another length shows.
+A state here is the sum of all tokens seen, exact in float32 and what the recurrence gives without decay, so
+that a state of other tokens or of another length shows.
 """
 
 import gc
 import itertools
 import weakref
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from minicpm.cache import PAGE, Cache, Segment, SequenceStore, StateStore, TokenStore
+from minicpm.cache import PAGE, Cache, Recent, Segment, SequenceStore, StateStore, TokenStore
 from minicpm.config.memory import STATE_MARKS
 
 UNLIMITED = 10**6
@@ -22,83 +23,114 @@ STATE_BYTES = 4
 
 
 def state_of(tokens) -> torch.Tensor:
-    value = 0
-    for token in tokens:
-        value = (31 * value + token) % 1_000_003
-    return torch.tensor([value], dtype=torch.float32)
+    return torch.full((1, 1, 1), float(sum(tokens)))
+
+
+def recent_of(start, state, tokens) -> Recent:
+    v = torch.tensor(tokens, dtype=torch.float32).view(-1, 1, 1)
+    return Recent(start, state, torch.ones_like(v), v, torch.zeros(1))
+
+
+@dataclass
+class Known:
+    """What a sequence should hold: numbered states by length; recent tokens (start, state, number, count)."""
+
+    tokens: list[int] = field(default_factory=list)
+    states: dict[int, int] = field(default_factory=dict)
+    recent: tuple[int, int | None, int, int] | None = None
+
+    def reachable(self, n: int) -> int:
+        if self.recent and self.recent[0] <= n <= len(self.tokens):
+            return n
+        return max((length for length in self.states if length <= n), default=0)
+
+    def first(self, n: int, fresh: int) -> "Known":
+        states = {length: number for length, number in self.states.items() if length <= n}
+        if n and n not in states:
+            states[n] = self.recent[1] if n == self.recent[0] else fresh
+        return Known(self.tokens[:n], states, self.recent if self.recent and n > self.recent[0] else None)
 
 
 class Tracked:
-    """A store beside lists of tokens, and beside the lengths whose states it may hold, each a number."""
+    """A store beside what each of its sequences should hold."""
 
     def __init__(self, marks: int) -> None:
         self.store = StateStore(marks=marks)
         self.budget = marks
-        self.tokens: dict[int, list[int]] = {}
-        self.held: dict[int, dict[int, int]] = {}
-        self._tokens = itertools.count(1)
-        self._states = itertools.count()
+        self.known: dict[int, Known] = {}
+        self._tokens = itertools.cycle(range(1, 251))
+        self._numbers = itertools.count()
         self._handles = itertools.count(1)
 
     def open(self) -> int:
         seq = next(self._handles)
         self.store.opened(seq)
-        self.tokens[seq], self.held[seq] = [], {}
+        self.known[seq] = Known()
         return seq
 
     def close(self, seq: int) -> None:
         self.store.closed(seq)
-        del self.tokens[seq], self.held[seq]
+        del self.known[seq]
 
-    def append(self, seq: int, count: int) -> None:
+    def append(self, seq: int, count: int, *, remember: bool = False) -> None:
+        known, start, met = self.known[seq], len(self.known[seq].tokens), self.store.state(seq)
+        number = known.states.get(start)
         for piece in self.store.pieces(seq, count):
-            old = len(self.tokens[seq])
-            self.tokens[seq] += [next(self._tokens) for _ in range(piece)]
-            self.store.advance(seq, piece, state_of(self.tokens[seq]))
+            old = len(known.tokens)
+            known.tokens += [next(self._tokens) for _ in range(piece)]
+            self.store.advance(seq, piece, state_of(known.tokens))
             if old % PAGE:
-                del self.held[seq][old]
-            self.held[seq][old + piece] = next(self._states)
+                del known.states[old]
+            known.states[old + piece] = next(self._numbers)
+            known.recent = None
             self.notice_thinning()
+        if remember:
+            self.store.remember(seq, recent_of(start, met, known.tokens[start:]))
+            known.recent = (start, number, next(self._numbers), count)
 
     def rewind(self, seq: int, n: int) -> int:
         reached = self.store.reachable(seq, n)
         self.store.rewound(seq, reached)
-        del self.tokens[seq][reached:]
-        self.held[seq] = {length: i for length, i in self.held[seq].items() if length <= reached}
+        self.known[seq] = self.known[seq].first(reached, next(self._numbers))
         return reached
 
     def fork(self, seq: int, n: int) -> int:
         reached, copy = self.store.reachable(seq, n), self.open()
         self.store.forked(seq, copy, reached)
-        self.tokens[copy] = self.tokens[seq][:reached]
-        self.held[copy] = {length: i for length, i in self.held[seq].items() if length <= reached}
+        self.known[copy] = self.known[seq].first(reached, next(self._numbers))
         self.notice_thinning()
         return copy
 
     def notice_thinning(self) -> None:
         """Marks disappear only for the budget, and no more of them than it asks for."""
-        for seq, held in self.held.items():
-            live, kept = len(self.tokens[seq]), set(self.store.marks(seq))
-            assert kept <= set(held)
-            gone = set(held) - kept - {live}
+        for seq, known in self.known.items():
+            kept = set(self.store.marks(seq))
+            assert kept <= set(known.states)
+            gone = set(known.states) - kept - {len(known.tokens)}
             assert not gone or self.total_marks() == self.budget
             for length in gone:
-                del held[length]
+                del known.states[length]
 
     def total_marks(self) -> int:
-        return sum(len(self.store.marks(seq)) for seq in self.tokens)
+        return sum(len(self.store.marks(seq)) for seq in self.known)
 
     def check(self) -> None:
         assert self.total_marks() <= self.budget
-        for seq, tokens in self.tokens.items():
-            assert self.store.length(seq) == len(tokens)
+        for seq, known in self.known.items():
+            length = len(known.tokens)
+            assert self.store.length(seq) == length
             state = self.store.state(seq)
-            assert (state is None) == (not tokens)
-            assert state is None or torch.equal(state, state_of(tokens))
-            for n in {0, 1, 63, 64, 65, len(tokens) - 1, len(tokens), len(tokens) + 5}:
-                assert self.store.reachable(seq, n) == max((m for m in self.held[seq] if m <= n), default=0)
-        distinct = {number for held in self.held.values() for number in held.values()}
-        assert self.store.nbytes == STATE_BYTES * len(distinct)
+            assert (state is None) == (not known.tokens)
+            assert state is None or torch.equal(state, state_of(known.tokens))
+            for n in {0, 1, 63, 64, 65, length - 1, length, length + 5}:
+                assert self.store.reachable(seq, n) == known.reachable(n)
+        assert self.store.nbytes == self.known_bytes()
+
+    def known_bytes(self) -> int:
+        recents = {known.recent for known in self.known.values() if known.recent}
+        states = {number for known in self.known.values() for number in known.states.values()}
+        states |= {number for _, number, _, _ in recents if number is not None}
+        return STATE_BYTES * len(states) + sum(2 * STATE_BYTES * count for _, _, _, count in recents)
 
 
 COUNTS = st.one_of(st.integers(1, 5), st.sampled_from([1, 62, 63, 64, 65, 127, 128, 129, 400]))
@@ -112,38 +144,38 @@ class StateMachine(RuleBasedStateMachine):
         self.t = Tracked(marks)
 
     def pick(self, data):
-        return data.draw(st.sampled_from(sorted(self.t.tokens)))
+        return data.draw(st.sampled_from(sorted(self.t.known)))
 
     @rule()
-    @precondition(lambda self: len(self.t.tokens) < 5)
+    @precondition(lambda self: len(self.t.known) < 5)
     def open(self):
         self.t.open()
 
     @rule(data=st.data())
-    @precondition(lambda self: self.t.tokens)
+    @precondition(lambda self: self.t.known)
     def close(self, data):
         self.t.close(self.pick(data))
 
-    @rule(data=st.data(), n=COUNTS)
-    @precondition(lambda self: self.t.tokens)
-    def append(self, data, n):
-        self.t.append(self.pick(data), n)
+    @rule(data=st.data(), n=COUNTS, remember=st.booleans())
+    @precondition(lambda self: self.t.known)
+    def append(self, data, n, remember):
+        self.t.append(self.pick(data), n, remember=remember)
 
     @rule(data=st.data())
-    @precondition(lambda self: self.t.tokens)
+    @precondition(lambda self: self.t.known)
     def rewind(self, data):
         seq = self.pick(data)
-        n = data.draw(st.integers(0, len(self.t.tokens[seq])))
+        n = data.draw(st.integers(0, len(self.t.known[seq].tokens)))
         page_end = n // PAGE * PAGE
         reached = self.t.rewind(seq, n)
         assert reached <= n
-        assert self.t.budget < UNLIMITED or reached in (n, page_end)
+        assert self.t.budget < UNLIMITED or reached in (n, page_end), "without a limit every page end is held"
 
     @rule(data=st.data())
-    @precondition(lambda self: 0 < len(self.t.tokens) < 5)
+    @precondition(lambda self: 0 < len(self.t.known) < 5)
     def fork(self, data):
         seq = self.pick(data)
-        self.t.fork(seq, data.draw(st.integers(0, len(self.t.tokens[seq]))))
+        self.t.fork(seq, data.draw(st.integers(0, len(self.t.known[seq].tokens))))
 
     @invariant()
     def the_store_holds_what_the_model_says(self):
@@ -152,7 +184,7 @@ class StateMachine(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "t"):
-            for seq in list(self.t.tokens):
+            for seq in list(self.t.known):
                 self.t.close(seq)
             assert self.t.store.nbytes == 0
 
@@ -203,15 +235,47 @@ def test_a_page_end_may_not_be_passed_over():
 def test_a_sequence_goes_back_to_its_last_page_end_or_to_where_it_stands(tracked):
     seq = tracked.open()
     tracked.append(seq, 150)
-    assert [tracked.store.reachable(seq, n) for n in (0, 63, 64, 127, 128, 149, 150)] == [
-        *[0, 0, 64, 64, 128, 128, 150]
-    ]
+    for n, reached in {0: 0, 63: 0, 64: 64, 127: 64, 128: 128, 149: 128, 150: 150}.items():
+        assert tracked.store.reachable(seq, n) == reached
+
+
+def test_a_sequence_goes_back_among_its_recent_tokens_until_it_advances(tracked):
+    seq = tracked.open()
+    tracked.append(seq, 100)
+    tracked.append(seq, 40, remember=True)
+    for n, reached in {99: 64, 100: 100, 101: 101, 128: 128, 139: 139, 140: 140}.items():
+        assert tracked.store.reachable(seq, n) == reached
+    assert tracked.rewind(seq, 120) == 120
+    tracked.check()
+    assert [tracked.store.reachable(seq, n) for n in (101, 119, 120, 121)] == [101, 119, 120, 120]
+    copy = tracked.fork(seq, 110)
+    assert tracked.rewind(copy, 105) == 105
+    tracked.append(copy, 1)
+    assert tracked.store.reachable(copy, 105) == 64
+    tracked.append(seq, 30)
+    assert tracked.store.reachable(seq, 120) == 64
+
+
+def test_recent_tokens_reach_back_to_the_start_of_a_sequence(tracked):
+    seq = tracked.open()
+    tracked.append(seq, 10, remember=True)
+    assert tracked.rewind(seq, 1) == 1
+    tracked.check()
+    assert tracked.rewind(seq, 0) == 0
+
+
+def test_recent_tokens_must_be_the_last_ones():
+    store = StateStore()
+    store.opened(1)
+    store.advance(1, 5, state_of([1]))
+    with pytest.raises(AssertionError, match="not the last ones"):
+        store.remember(1, recent_of(0, None, [1, 2, 3]))
 
 
 def test_only_reachable_lengths_can_be_gone_back_to(tracked):
     seq = tracked.open()
     tracked.append(seq, 150)
-    with pytest.raises(AssertionError, match=r"no state of length 100 is held, only \[64\]"):
+    with pytest.raises(AssertionError, match=r"no state of length 100 is held, only \[64, 128, 150\]"):
         tracked.store.rewound(seq, 100)
 
 

@@ -263,6 +263,24 @@ def test_rewinding_and_feeding_the_rest_again_equals_a_fresh_sequence(toy, backe
 
 
 @EVERY_BACKEND
+@pytest.mark.parametrize("accepted", [0, 1, 9, 28, 29, 39, 40])
+def test_a_draft_is_rejected_from_any_token_on_without_feeding_one_again(toy, backend, accepted):
+    """40 tokens from 100 on pass a page end."""
+    model = toy("minicpm-sala")
+    decoder, ids, draft, other = (
+        model.decoder(backend=backend),
+        *(model.ids(n, seed=n) for n in (100, 40, 30)),
+    )
+    cache = decoder.new_cache(4)
+    seq = cache.open()
+    feed(decoder, cache, seq, ids)
+    feed(decoder, cache, seq, draft)
+    kept = torch.cat([ids, draft[:accepted]])
+    assert cache.rewind(seq, len(kept)) == len(kept)
+    assert_close(feed(decoder, cache, seq, other), whole(decoder, torch.cat([kept, other]))[len(kept) :])
+
+
+@EVERY_BACKEND
 @pytest.mark.parametrize("shared", [1, 64, 100, 128, 150])
 def test_a_fork_and_its_parent_go_on_alone(toy, backend, shared):
     model = toy("minicpm-sala")
@@ -312,8 +330,9 @@ def test_the_cache_takes_the_bytes_that_were_foretold_and_frees_its_states(toy):
     decoder = model.decoder(backend="torch")
     for count in (1, 64, 65, 200, 64 * (STATE_MARKS + 3)):
         cache = decoder.new_cache(-(-count // 64))
-        empty, seq = cache.nbytes, cache.open()
-        feed(decoder, cache, seq, model.ids(count))
+        empty, seq, ids = cache.nbytes, cache.open(), model.ids(count)
+        feed(decoder, cache, seq, ids[:-1])
+        feed(decoder, cache, seq, ids[-1:])
         assert cache.nbytes == cache_bytes(model.config, count, "float32")
         cache.close(seq)
         assert cache.nbytes == empty

@@ -4,6 +4,7 @@ from minicpm.cache.batch import Batch, Segment
 from minicpm.cache.cache import Cache, CachePlan
 from minicpm.cache.latent_store import LatentStore
 from minicpm.cache.pages import PAGE, PagePool
+from minicpm.cache.recent import Recent
 from minicpm.cache.sparse_store import SparseStore
 from minicpm.cache.state_store import StateStore
 from minicpm.cache.store import SequenceStore, Store
@@ -16,6 +17,7 @@ __all__ = [
     "CachePlan",
     "LatentStore",
     "PagePool",
+    "Recent",
     "Rows",
     "Segment",
     "SequenceStore",

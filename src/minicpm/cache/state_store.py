@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from minicpm.cache.pages import PAGE
+from minicpm.cache.recent import Recent
 from minicpm.config.memory import STATE_MARKS
 
 
@@ -12,24 +13,41 @@ from minicpm.config.memory import STATE_MARKS
 class _Sequence:
     """States by the length they belong to, ascending; that of `length` is the one to go on from.
 
-    Length 0 has none: nothing was seen.
+    Length 0 has none: nothing was seen. `recent` reaches up to `length`.
     """
 
     length: int = 0
     states: dict[int, Tensor] = field(default_factory=dict)
+    recent: Recent | None = None
 
     @property
     def marks(self) -> list[int]:
         return [n for n in self.states if n != self.length]
 
+    def reachable(self, n: int) -> int:
+        if self.recent is not None and self.recent.start <= n <= self.length:
+            return n
+        return max((length for length in self.states if length <= n), default=0)
+
+    def first(self, n: int) -> "_Sequence":
+        """What is left of it at n, a reachable length."""
+        assert self.reachable(n) == n, f"no state of length {n} is held, only {list(self.states)}"
+        states = {length: state for length, state in self.states.items() if length <= n}
+        if self.recent is None or n < self.recent.start:
+            return _Sequence(n, states)
+        if n and n not in states:
+            states[n] = self.recent.state_at(n)
+        return _Sequence(n, states, self.recent if n > self.recent.start else None)
+
 
 class StateStore:
     """A state [H, dk, dv] float32 per sequence, and as marks the states at page ends it has passed.
 
-    A state cannot be shortened, so a sequence goes back to a mark or to its start. All sequences together
-    keep at most `marks` marks. One too many, and the sequence with the most gives up the one that is missed
-    least: the gap it leaves is the smallest, measured against how far that gap lies behind its newest mark.
-    So marks are dense near the end, and what must be fed again grows with how far one goes back.
+    A state cannot be shortened, so a sequence goes back among the tokens that came last (see `remember`),
+    to a mark, or to its start. All sequences together keep at most `marks` marks. One too many, and the
+    sequence with the most gives up the one that is missed least: the gap it leaves is the smallest, measured
+    against how far that gap lies behind its newest mark. So marks are dense near the end, and what must be
+    fed again grows with how far one goes back.
 
     A stored state is never written to, and forks share it. Gradients do not pass through the store.
     """
@@ -41,15 +59,19 @@ class StateStore:
     @property
     def nbytes(self) -> int:
         """Bytes held, a shared state counted once; none before the first token."""
-        distinct = {id(s): s.nbytes for held in self._sequences.values() for s in held.states.values()}
-        return sum(distinct.values())
+        held = self._sequences.values()
+        recents = [sequence.recent for sequence in held if sequence.recent is not None]
+        states = [state for sequence in held for state in sequence.states.values()]
+        met = [recent.state for recent in recents if recent.state is not None]
+        tensors = [*states, *met, *(tensor for recent in recents for tensor in (recent.k, recent.v))]
+        return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
     def length(self, seq: int) -> int:
         """Tokens the sequence's state has seen."""
         return self._sequences[seq].length
 
     def marks(self, seq: int) -> list[int]:
-        """Lengths to which the sequence can go back, ascending; its start always can be reached."""
+        """The page ends to which the sequence can go back, ascending; its start always can be reached."""
         return self._sequences[seq].marks
 
     def state(self, seq: int) -> Tensor | None:
@@ -71,7 +93,14 @@ class StateStore:
             del held.states[held.length]
         held.length += count
         held.states[held.length] = state.detach()
+        held.recent = None
         self._thin()
+
+    def remember(self, seq: int, recent: Recent) -> None:
+        """Let the sequence go back among its last tokens, a page of them at most, until it advances again."""
+        held = self._sequences[seq]
+        assert recent.start + len(recent.k) == held.length, "the recent tokens are not the last ones"
+        held.recent = recent
 
     def opened(self, seq: int) -> None:
         """A new empty sequence."""
@@ -82,16 +111,16 @@ class StateStore:
         del self._sequences[seq]
 
     def reachable(self, seq: int, n: int) -> int:
-        """The last mark at or before n, or n itself where the sequence stands there."""
-        return max((length for length in self._sequences[seq].states if length <= n), default=0)
+        """The last mark at or before n; n itself among recent tokens or where the sequence stands."""
+        return self._sequences[seq].reachable(n)
 
     def rewound(self, seq: int, n: int) -> None:
         """The sequence continues at n, a reachable length."""
-        self._sequences[seq] = self._first(seq, n)
+        self._sequences[seq] = self._sequences[seq].first(n)
 
     def forked(self, seq: int, copy: int, n: int) -> None:
         """`copy` is new and continues at n, a reachable length of `seq`; states are shared."""
-        self._sequences[copy] = self._first(seq, n)
+        self._sequences[copy] = self._sequences[seq].first(n)
         self._thin()
 
     def copy_page(self, source: int, target: int) -> None:
@@ -99,11 +128,6 @@ class StateStore:
 
     def grow(self, pages: int) -> None:
         """Nothing: states take no pages."""
-
-    def _first(self, seq: int, n: int) -> _Sequence:
-        states = {length: s for length, s in self._sequences[seq].states.items() if length <= n}
-        assert n == 0 or n in states, f"no state of length {n} is held, only {list(states)}"
-        return _Sequence(n, states)
 
     def _thin(self) -> None:
         while sum(len(held.marks) for held in self._sequences.values()) > self._budget:

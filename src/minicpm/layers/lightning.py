@@ -6,12 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from minicpm.cache import Segment, StateStore
+from minicpm.cache import PAGE, Recent, Segment, StateStore
 from minicpm.config import Lightning
 from minicpm.layers.fused import fuse, project
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
 from minicpm.ops.lightning.decay import alibi_slopes
+from minicpm.ops.quant_tensor import Weight
 from minicpm.ops.rows import pad_to
 
 Operator = Callable[..., tuple[Tensor, Tensor]]
@@ -40,7 +41,7 @@ class LightningAttention(nn.Module):
             self.k_norm = RMSNorm(mixer.head_dim, norm_eps)
         if mixer.output_norm:
             self.o_norm = RMSNorm(queries, norm_eps)
-        self._fused: Tensor | None = None
+        self._fused: Weight | None = None
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """x [T, D] normalised; result [T, D]. Rows beyond the batch's tokens are padding and give zero."""
@@ -92,19 +93,23 @@ class LightningAttention(nn.Module):
         operator = partial(step.ops.lightning, slopes=slopes, scale=self.mixer.scale)
         if step.cache is None:
             return operator(*qkv)[0]
-        store = step.cache.stores[self.layer]
+        store, seq = step.cache.stores[self.layer], segment.seq
         assert isinstance(store, StateStore), f"lightning needs a StateStore, not {type(store).__name__}"
-        return _continue(operator, store, segment, qkv)
+        assert seq is not None, "a batch with a cache needs a sequence for every segment"
+        assert segment.start == store.length(seq), (
+            f"segment starts at {segment.start}, its state has seen {store.length(seq)} tokens"
+        )
+        met = store.state(seq)
+        out = _continue(operator, store, seq, qkv)
+        if 1 < segment.count <= PAGE:
+            k, v = (x.detach().clone() for x in qkv[1:])  # views would hold on to the whole batch
+            store.remember(seq, Recent(segment.start, met, k, v, slopes))
+        return out
 
 
-def _continue(operator: Operator, store: StateStore, segment: Segment, qkv: list[Tensor]) -> Tensor:
-    """The segment's outputs, from page end to page end, so that the store sees the states in between."""
-    seq = segment.seq
-    assert seq is not None, "a batch with a cache needs a sequence for every segment"
-    assert segment.start == store.length(seq), (
-        f"segment starts at {segment.start}, its state has seen {store.length(seq)} tokens"
-    )
-    pieces = store.pieces(seq, segment.count)
+def _continue(operator: Operator, store: StateStore, seq: int, qkv: list[Tensor]) -> Tensor:
+    """Outputs of a sequence's next tokens, page by page, so that the store sees the state at each end."""
+    pieces = store.pieces(seq, len(qkv[0]))
     outputs = [qkv[0][:0]]
     for count, *tensors in zip(pieces, *(torch.split(x, pieces) for x in qkv), strict=True):
         out, state = operator(*tensors, store.state(seq))
