@@ -35,8 +35,9 @@ _SIZES = """## Sizes
 *Heads* are query heads / key-value heads x their width; where keys and values are made from a *latent*,
 its numbers + those of the rotated key are all that is remembered of a token. *Context* is the native
 one; *reach* is the largest that `--context` accepts, by a published factor table or the model's own
-scaling. A *tied* model uses its embedding as output head. *Bytes* are those of the weights in bfloat16; the
-projections of a *ternary* model can be packed into about two bits per weight.
+scaling. A *tied* model uses its embedding as output head; models that embed or rerank have none.
+*Bytes* are those of the weights in bfloat16; the projections of a *ternary* model can be packed into
+about two bits per weight.
 """
 
 _SOURCES = """## Where they are, and how they are spoken to
@@ -78,10 +79,17 @@ def _size_cells(row: Published, config: ModelConfig) -> list[str]:
         str(config.context),
         str(reach(config)),
         _rope_cell(config.rope),
-        "yes" if config.tied else "no",
+        _head_cell(config),
         f"{parameter_count(config):,}",
         f"{weights}, ternary" if row.ternary else weights,
     ]
+
+
+def _head_cell(config: ModelConfig) -> str:
+    """Whether the output head is the embedding; nothing for models without one."""
+    if not config.causal:
+        return "-"
+    return "yes" if config.tied else "no"
 
 
 def _heads_cell(config: ModelConfig) -> str:

@@ -17,8 +17,9 @@ def command(*, json: Annotated[bool, option("--json", help="Print one JSON docum
     if json:
         print_json(rows)
         return
-    print_lines(columns([("MODEL", "PARAMETERS", "CONTEXT", "FAMILY", "NAME TO PULL"), *map(_cells, rows)]))
-    print_lines(["", "`minicpm chat NAME` pulls a model and talks with it; --json lists all names."])
+    heading = ("MODEL", "FOR", "PARAMETERS", "CONTEXT", "FAMILY", "NAME TO PULL")
+    print_lines(columns([heading, *map(_cells, rows)]))
+    print_lines(["", "`minicpm chat NAME` pulls a model for chat and talks with it; --json lists all names."])
 
 
 def _packaged() -> list[dict[str, Any]]:
@@ -31,7 +32,7 @@ def _packaged() -> list[dict[str, Any]]:
         raw = open_checkpoint(resolve("nano")).raw_config
     except NotACheckpoint:
         return []
-    same = ("family", "title", "parameters", "context", "reach")
+    same = ("use", "family", "title", "parameters", "context", "reach")
     described = describe_config(raw)
     return [
         {"model": "nano", "repositories": ["nano"], **{key: described[key] for key in same}, "unverified": []}
@@ -42,10 +43,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     from minicpm.cli.units import amount
 
     name = row["repositories"][0]
-    return row["model"], amount(row["parameters"]), f"{row['context']:,}", row["family"], name
+    return row["model"], row["use"], amount(row["parameters"]), f"{row['context']:,}", row["family"], name
 
 
 def _rows() -> list[dict[str, Any]]:
+    from minicpm.cli.description import use
     from minicpm.config import parameter_count, reach
     from minicpm.models.published import published
     from minicpm.models.registry import family, parse
@@ -56,6 +58,7 @@ def _rows() -> list[dict[str, Any]]:
         rows.append(
             {
                 "model": model.name,
+                "use": use(config),
                 "family": model.family,
                 "title": family(model.family).title,
                 "repositories": list(model.repositories),
