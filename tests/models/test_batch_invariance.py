@@ -8,7 +8,7 @@ from minicpm.cache import Batch, Segment
 from minicpm.testing import tiny_checkpoint
 
 
-@pytest.fixture(scope="module", params=["minicpm4-8b", "minicpm3-4b"])
+@pytest.fixture(scope="module", params=["minicpm4-8b", "minicpm3-4b", "minicpm-sala"])
 def decoder(request, tmp_path_factory):
     return minicpm.load_decoder(
         tiny_checkpoint(request.param, tmp_path_factory.mktemp("toy")), dtype="float32"

@@ -45,15 +45,15 @@ class LightningAttention(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """x [T, D] normalised; result [T, D]. Rows beyond the batch's tokens are padding and give zero."""
-        projected = project(x, self._inputs, self._fused)
         width = self.mixer.head_dim
-        q, k, v = (part[: step.tokens].unflatten(-1, (-1, width)) for part in projected[:3])
+        projected = project(x, (self.q_proj, self.k_proj, self.v_proj), self._fused)
+        q, k, v = (part[: step.tokens].unflatten(-1, (-1, width)) for part in projected)
         mixed = self._mix(*self._placed(q, k, step), v, step).flatten(1)
         if self.mixer.output_norm:
             mixed = self.o_norm(mixed, step.ops)
         mixed = pad_to(mixed, len(x))
         if self.mixer.gated:
-            mixed = mixed * torch.sigmoid(projected[3])
+            mixed = mixed * torch.sigmoid(self.z_proj(x))
         return self.o_proj(mixed)
 
     def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> StateStore:
@@ -61,13 +61,8 @@ class LightningAttention(nn.Module):
         return StateStore()
 
     def prepare(self) -> None:
-        """Fuse the projections of the input; inference only from here on."""
-        self._fused = fuse(self._inputs)
-
-    @property
-    def _inputs(self) -> list[nn.Linear]:
-        gate = [self.z_proj] if self.mixer.gated else []
-        return [self.q_proj, self.k_proj, self.v_proj, *gate]
+        """Fuse the three input projections; inference only from here on."""
+        self._fused = fuse((self.q_proj, self.k_proj, self.v_proj))
 
     def _placed(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """Queries and keys normalised per head, then rotated to their positions."""
