@@ -53,6 +53,12 @@ def test_show_tells_where_attention_is_sparse(program, tmp_path):
     assert "sparse in 3 of 3 layers" in program("show", str(folder)).out
 
 
+def test_show_tells_what_latent_attention_remembers(program):
+    shown = program("show", "openbmb/MiniCPM3-4B").out
+    assert "latent, 256 + 32 numbers remembered per token and layer" in shown
+    assert "4,073,875,968" in shown
+
+
 def test_show_prints_the_template_and_a_conversation(program, tiny, tmp_path):
     assert "<|im_start|>user\nHello!<|im_end|>" in program("show", str(tiny), "--template").out
     own = tmp_path / "own"

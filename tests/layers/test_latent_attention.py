@@ -10,8 +10,10 @@ from minicpm.cache import Batch, Cache, LatentStore, Segment
 from minicpm.config import MLA, DefaultRope
 from minicpm.layers.latent_attention import LatentAttention
 from minicpm.layers.lora import Adapters, LowRank, make_adaptable
+from minicpm.layers.quant_linear import QuantLinear
 from minicpm.layers.step import Step
 from minicpm.ops.backend import REFERENCE, TORCH
+from minicpm.ops.quant_tensor import QuantTensor, Scheme, pack_codes
 from minicpm.ops.rope import rope_angles
 
 HIDDEN = 24
@@ -284,6 +286,31 @@ def test_loading_into_a_prepared_layer_reaches_what_decoding_reads():
     seq = cache.open()
     out = torch.cat([feed(layer, cache, (seq, part)) for part in x.split(1)])
     assert_same(out, other(x, fresh(other.mixer, [9])).detach())
+
+
+def packed(plain):
+    """The same projection with codes of 8 bits, and the weight they stand for."""
+    scheme = Scheme(bits=8, group=4)
+    groups = plain.weight.detach().unflatten(1, (-1, scheme.group))
+    scales = groups.abs().amax(-1) / 127
+    codes = (groups / scales[..., None]).round().add(128).flatten(1)
+    return QuantLinear(QuantTensor(pack_codes(codes, 8), scales, None, scheme))
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["unprepared", "prepared"])
+def test_packed_projections_read_like_the_matrices_they_stand_for(prepared):
+    mixer = MIXERS[1]
+    layer, plain, x = layer_of(mixer), layer_of(mixer), stream(70)
+    for name in PROJECTIONS:
+        setattr(layer, name, packed(getattr(layer, name)))
+    plain.load_state_dict(layer.state_dict())
+    assert_same(layer(x, fresh(mixer, [70])), plain(x, fresh(mixer, [70])).detach())
+    if prepared:
+        layer.prepare()
+    cache = cache_for(layer)
+    seq = cache.open()
+    cached = torch.cat([feed(layer, cache, (seq, part)) for part in x.split([40, 1, 1, 28])])
+    assert_same(cached, plain(x, fresh(mixer, [70])).detach())
 
 
 def test_a_narrower_cache_only_rounds_latents():

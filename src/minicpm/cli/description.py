@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minicpm.config import (
+    MLA,
     DefaultRope,
     DynamicNTKRope,
     Embedding,
@@ -64,7 +65,10 @@ def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = Non
 
 
 def attention_text(config: ModelConfig) -> str:
-    """Which layers attend to chosen blocks only, and from when on; empty where none does."""
+    """What sets attention apart: latents, or which layers attend to chosen blocks only and from when on."""
+    first = config.layers[0].mixer
+    if isinstance(first, MLA):
+        return f"latent, {first.kv_rank} + {first.rope} numbers remembered per token and layer"
     sparse = [layer.mixer.sparse for layer in config.layers if isinstance(layer.mixer, InfLLM)]
     if not sparse:
         return ""
