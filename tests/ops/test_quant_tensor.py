@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from minicpm.ops.linear import linear
+from minicpm.ops.linear import linear, reference
+from minicpm.ops.linear.cpu import decode_by_byte
 from minicpm.ops.quant_tensor import QuantTensor, Scheme, decode, joined, pack_codes, unpack_codes
 
 EVERY_WIDTH = pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -50,12 +51,24 @@ def test_a_matrix_is_decoded_number_by_number(bits, symmetric, dtype):
             assert found[o, i] == exact.to(dtype)
 
 
+@EVERY_WIDTH
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("group", "groups"), [(6, 3), (7, 1), (32, 4)])
+def test_decoding_by_byte_gives_the_same_bits(bits, symmetric, dtype, group, groups):
+    weight = quantised(bits, symmetric=symmetric, dtype=dtype, group=group, groups=groups)
+    assert torch.equal(decode_by_byte(weight), decode(weight))
+    assert torch.equal(decode_by_byte(weight.rows(1, 4)), decode(weight)[1:4])
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_product_with_a_packed_matrix_is_one_with_the_decoded(symmetric):
     weight = quantised(4, symmetric=symmetric)
     x = torch.randn(7, 18, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(linear(x, weight), torch.nn.functional.linear(x, decode(weight)))
-    assert torch.equal(linear(x, decode(weight)), linear(x, weight))
+    wanted = torch.nn.functional.linear(x, decode(weight))
+    for form in (linear, reference.linear):
+        assert torch.equal(form(x, weight), wanted)
+        assert torch.equal(form(x, decode(weight)), wanted)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

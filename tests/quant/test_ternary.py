@@ -5,7 +5,7 @@ import torch
 
 from minicpm.errors import NotTernary
 from minicpm.ops.quant_tensor import decode
-from minicpm.quant.ternary import Fit, bits_per_weight, common_group, measure, pack, ternarise
+from minicpm.quant.ternary import Fit, common_group, measure, pack, packed_bytes, ternarise
 
 EVERY_GROUP = pytest.mark.parametrize("group", ["row", 256, 128, 64, 32])
 EVERY_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -47,7 +47,7 @@ def test_a_ternary_matrix_returns_from_its_packed_form(group, dtype):
     packed = pack(weight, group)
     assert torch.equal(decode(packed), weight)
     assert packed.dtype == dtype
-    assert 8 * packed.nbytes == bits_per_weight(packed.scheme.group, 8 * dtype.itemsize) * weight.numel()
+    assert packed.nbytes == packed_bytes(weight.shape, group, dtype)
 
 
 def test_any_group_that_fits_gives_the_same_numbers():
@@ -107,3 +107,12 @@ def test_a_refusal_names_the_worst_matrix_and_how_far_it_is():
     assert "The worst is plain: 100.0% of its groups of 32 weights" in message
     assert f"{fits['plain'].deviation:.1%}" in message
     assert 0.3 < fits["plain"].deviation <= 0.5
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_what_is_not_finite_is_not_ternary(value):
+    weight = ternarise(random_matrix(), "row")
+    weight[2, 7] = value
+    assert measure(weight).groups == ()
+    weight[:] = value
+    assert measure(weight).groups == ()

@@ -16,6 +16,7 @@ from minicpm.checkpoint.naming import with_prefix
 from minicpm.checkpoint.plan import MemoryPlan, plan_memory, require_fit
 from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.resolving import resolve
+from minicpm.checkpoint.ternary import fill_packed, measure_packing, packed_plan
 from minicpm.checkpoint.tokenizer_fit import check_tokenizer
 from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_count
 from minicpm.config.sparse import with_sparse
@@ -36,6 +37,7 @@ def load(
     backend: str = "auto",
     context: int | None = None,
     sparse: str = "auto",
+    weights: str = "plain",
     prepare: bool = True,
     progress: Progress | None = None,
 ) -> Decoder:
@@ -48,6 +50,7 @@ def load(
         backend=backend,
         context=context,
         sparse=sparse,
+        weights=weights,
         prepare=prepare,
         progress=progress,
     )
@@ -62,6 +65,7 @@ def load_as(
     backend: str = "auto",
     context: int | None = None,
     sparse: str = "auto",
+    weights: str = "plain",
     prepare: bool = True,
     progress: Progress | None = None,
 ) -> M:
@@ -71,8 +75,10 @@ def load_as(
     names and memory are checked before any tensor is read; each problem has its own error (WrongKind,
     BadConfig, UnknownModel, BadParameter, TokenizerMismatch, WeightMismatch, CapacityError), and NotFinite is
     raised while reading. `sparse` is as for `read_config`. With `prepare=False` projections stay separate,
-    for training.
+    for training. With `weights="packed"` the projections of a ternary model (BitCPM4) are held in about two
+    bits per weight, which changes no logit; those of any other are refused with NotTernary.
     """
+    _require_known(weights)
     config = read_config(checkpoint, context=context, sparse=sparse)
     model = require_kind(blank(config), kind, checkpoint)
     name = weight_dtype(config, dtype)
@@ -82,7 +88,13 @@ def load_as(
     needed = {n: p.shape for n, p in model.named_parameters()}
     checkpoint = with_prefix(checkpoint, needed)
     check_tensors(needed, checkpoint, unused=model.unused)
-    require_fit(plan_load(checkpoint, config, name, tokens=context or 0, device=target))
+    plan = plan_load(checkpoint, config, name, tokens=context or 0, device=target)
+    if weights == "packed":
+        packing = measure_packing(model, checkpoint, getattr(torch, name))
+        require_fit(packed_plan(plan, packing, name))
+        fill_packed(model, checkpoint, packing.group, dtype=getattr(torch, name), device=target)
+    else:
+        require_fit(plan)
     _allocate(model, name, target)
     fill(model, checkpoint, progress=progress)
     if prepare:
@@ -98,6 +110,7 @@ def load_decoder(
     backend: str = "auto",
     context: int | None = None,
     sparse: str = "auto",
+    weights: str = "plain",
     prepare: bool = True,
     revision: str | None = None,
     offline: bool = False,
@@ -112,6 +125,7 @@ def load_decoder(
         backend=backend,
         context=context,
         sparse=sparse,
+        weights=weights,
         prepare=prepare,
         progress=progress,
     )
@@ -138,6 +152,11 @@ def weight_dtype(config: ModelConfig, wanted: str | torch.dtype) -> str:
             f"config.json gives the weights the dtype {shown(repr(config.dtype))}, which is none of "
             f"{', '.join(BYTES)}. Correct torch_dtype, or ask for a dtype yourself."
         ) from error
+
+
+def _require_known(weights: str) -> None:
+    if weights not in ("plain", "packed"):
+        raise BadParameter(f"weights is {shown(repr(weights))}. Use plain or packed.")
 
 
 def _allocate(model: Trunk, dtype: str, device: torch.device) -> None:

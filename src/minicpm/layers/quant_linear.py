@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from minicpm.ops.linear import linear
-from minicpm.ops.quant_tensor import QuantTensor, decode
+from minicpm.ops.linear.cpu import decode_by_byte
+from minicpm.ops.quant_tensor import QuantTensor
 
 
 class QuantLinear(nn.Module):
@@ -35,7 +36,7 @@ class QuantLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight decoded, [O, I]."""
-        return decode(self.packed)
+        return decode_by_byte(self.packed)
 
     def hold(self, weight: QuantTensor) -> None:
         """Hold this one instead, of the same shape and scheme."""

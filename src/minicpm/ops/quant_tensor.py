@@ -62,6 +62,11 @@ class QuantTensor:
         zeros = None if self.zeros is None else self.zeros[first:last]
         return replace(self, codes=self.codes[first:last], scales=self.scales[first:last], zeros=zeros)
 
+    def to(self, device: torch.device) -> QuantTensor:
+        """The same on a device."""
+        zeros = None if self.zeros is None else self.zeros.to(device)
+        return replace(self, codes=self.codes.to(device), scales=self.scales.to(device), zeros=zeros)
+
 
 Weight = Tensor | QuantTensor
 

@@ -1,7 +1,8 @@
 """Turns the projections of a loaded model into packed ones that give the same numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import torch
@@ -10,7 +11,8 @@ from torch import nn
 from minicpm.errors import BadParameter
 from minicpm.layers.quant_linear import QuantLinear
 from minicpm.ops.backend import Backend
-from minicpm.quant.ternary import Group, common_group, measure, pack
+from minicpm.ops.quant_tensor import QuantTensor
+from minicpm.quant.ternary import Fit, Group, common_group, measure, pack, packed_bytes
 
 # Routers choose experts and the head chooses tokens; both are published at full precision, as embeddings are.
 _KEPT = ("lm_head", "gate")
@@ -21,6 +23,11 @@ class Packable(Protocol):
 
     backend: Backend
     prepared: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        ...
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """As of a torch module."""
@@ -36,7 +43,7 @@ class Packable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class Packing:
     """What was packed: how many weights, in which groups, in how many bytes that were how many before."""
 
     group: Group
@@ -60,7 +67,7 @@ def projections(model: Packable) -> dict[str, nn.Linear]:
 
 
 @torch.no_grad()
-def pack_ternary(model: Packable) -> Packed:
+def pack_ternary(model: Packable) -> Packing:
     """Hold every projection of a ternary model in about two bits per weight; inference only from here on.
 
     Logits keep every bit. The model stays prepared if it is. Raises NotTernary, and changes nothing, when a
@@ -68,21 +75,32 @@ def pack_ternary(model: Packable) -> Packed:
     """
     parts = projections(model)
     _refuse_adapters(parts)
-    group = common_group({f"{name}.weight": measure(part.weight) for name, part in parts.items()})
-    before, weights = _nbytes(parts), sum(part.weight.numel() for part in parts.values())
-    packed = 0
+    shapes = {name: part.weight.shape for name, part in parts.items()}
+    fits = {name: measure(part.weight) for name, part in parts.items()}
+    packing = packing_of(shapes, fits, model.dtype)
     for name in list(parts):
-        weight = pack(parts.pop(name).weight, group)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, QuantLinear(weight))
-        packed += weight.nbytes
+        hold_packed(model, name, pack(parts.pop(name).weight, packing.group))
     if model.prepared:
         model.prepare(model.backend.name)
-    return Packed(group, weights, packed, before)
+    return packing
 
 
-def _nbytes(parts: Mapping[str, nn.Linear]) -> int:
-    return sum(part.weight.nbytes for part in parts.values())
+def packing_of(shapes: Mapping[str, Sequence[int]], fits: Mapping[str, Fit], dtype: torch.dtype) -> Packing:
+    """How projections of these shapes and measures pack from `dtype`; NotTernary when one does not."""
+    group = common_group({f"{name}.weight": fit for name, fit in fits.items()})
+    weights = sum(prod(shape) for shape in shapes.values())
+    return Packing(
+        group=group,
+        weights=weights,
+        nbytes=sum(packed_bytes(shape, group, dtype) for shape in shapes.values()),
+        nbytes_before=weights * dtype.itemsize,
+    )
+
+
+def hold_packed(model: Packable, name: str, weight: QuantTensor) -> None:
+    """Let a packed projection take the place of the one of this name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, QuantLinear(weight))
 
 
 def _refuse_adapters(parts: Mapping[str, nn.Linear]) -> None:

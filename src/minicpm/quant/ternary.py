@@ -3,7 +3,7 @@
 BitCPM4 is published so, as ordinary bfloat16 tensors. The size of its groups is not, and is found here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,11 +50,12 @@ def measure(weight: Tensor) -> Fit:
     magnitudes = _grouped(weight.abs(), sizes[-1])
     most = magnitudes.amax(dim=-1)
     least = magnitudes.masked_fill(magnitudes == 0, torch.inf).amin(dim=-1)
-    fits = tuple(group for group in sizes if _fits(most, least, _times(group, sizes[-1])))
+    finite = bool(most.isfinite().all())
+    fits = tuple(group for group in sizes if finite and _fits(most, least, _times(group, sizes[-1])))
     if fits:
         return Fit(fits, sizes[-1])
     distance = torch.minimum(magnitudes, most[..., None] - magnitudes).float()
-    deviation = (distance.amax(dim=-1) / most.float()).nan_to_num(0).max()
+    deviation = (distance.amax(dim=-1) / most.float()).nan_to_num(0, posinf=0).max()
     return Fit((), sizes[-1], (least < most).float().mean().item(), deviation.item())
 
 
@@ -86,9 +87,11 @@ def pack(weight: Tensor, group: Group) -> QuantTensor:
     return packed
 
 
-def bits_per_weight(group: int, scale_bits: int) -> float:
-    """Of a packed matrix: two for the code, and a group's share of its scale."""
-    return 2 + scale_bits / group
+def packed_bytes(shape: Sequence[int], group: Group, dtype: torch.dtype) -> int:
+    """Bytes of a packed matrix [O, I] whose scales are of this dtype."""
+    rows, columns = shape
+    scales = 1 if group == "row" else columns // group
+    return rows * (-(-columns // 4) + scales * dtype.itemsize)
 
 
 def _grouped(weight: Tensor, group: Group) -> Tensor:

@@ -1,0 +1,67 @@
+"""Recognises checkpoints of ternary weights and fills a model with them packed, one tensor at a time."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from minicpm.checkpoint.building import blank
+from minicpm.checkpoint.folder import Checkpoint
+from minicpm.checkpoint.naming import with_prefix
+from minicpm.checkpoint.plan import MemoryPlan
+from minicpm.checkpoint.reading import TORCH_DTYPES
+from minicpm.config import BYTES
+from minicpm.errors import NotTernary
+from minicpm.models.registry import parse
+from minicpm.models.trunk import Trunk
+from minicpm.quant.packing import Packing, hold_packed, packing_of, projections
+from minicpm.quant.ternary import Fit, Group, measure, pack
+
+
+def packing_of_checkpoint(checkpoint: Checkpoint) -> Packing | None:
+    """How the projections of a checkpoint pack, in the dtype they are stored in; None when they do not.
+
+    Tensors are read one after the other, up to the first that is not ternary. Names and shapes must be those
+    of its config.
+    """
+    model = blank(parse(checkpoint.raw_config))
+    checkpoint = with_prefix(checkpoint, dict(model.named_parameters()))
+    fits = {}
+    for name, fit in _measured(model, checkpoint):
+        if not fit.groups:
+            return None
+        fits[name] = fit
+    stored = {checkpoint.tensors[f"{name}.weight"].dtype for name in fits}
+    try:
+        return packing_of(_shapes(model), fits, TORCH_DTYPES[min(stored)])
+    except NotTernary:  # of groups without a common size
+        return None
+
+
+def measure_packing(model: Trunk, checkpoint: Checkpoint, dtype: torch.dtype) -> Packing:
+    """How the projections of a model on the meta device pack as `dtype`; NotTernary when one does not."""
+    return packing_of(_shapes(model), dict(_measured(model, checkpoint)), dtype)
+
+
+def fill_packed(
+    model: Trunk, checkpoint: Checkpoint, group: Group, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Let packed projections, cast to `dtype`, take the place of those of a model on the meta device."""
+    for name in projections(model):
+        weight = checkpoint.read(f"{name}.weight").to(dtype)
+        hold_packed(model, name, pack(weight, group).to(device))
+
+
+def packed_plan(plan: MemoryPlan, packing: Packing, dtype: str) -> MemoryPlan:
+    """The plan when projections are packed instead of held as `dtype`."""
+    saved = packing.weights * BYTES[dtype] - packing.nbytes
+    return replace(plan, weight_bytes=plan.weight_bytes - saved)
+
+
+def _shapes(model: Trunk) -> dict[str, torch.Size]:
+    return {name: part.weight.shape for name, part in projections(model).items()}
+
+
+def _measured(model: Trunk, checkpoint: Checkpoint) -> Iterator[tuple[str, Fit]]:
+    for name in projections(model):
+        yield name, measure(checkpoint.read(f"{name}.weight"))
