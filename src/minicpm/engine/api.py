@@ -15,6 +15,7 @@ from minicpm.engine.answer import Answer, Reply
 from minicpm.engine.completion import Completer, Completion, Score
 from minicpm.engine.defaults import end_ids, sampling_defaults
 from minicpm.engine.engine import Engine
+from minicpm.engine.images import image_format
 from minicpm.engine.local_chat import LocalChat
 from minicpm.engine.memory import default_pages, free_bytes_on
 from minicpm.engine.sampling import SamplingParams
@@ -48,7 +49,11 @@ class Model:
         self.path = checkpoint.path
         self.tokenizer = Tokenizer.from_folder(self.path)
         self.format = ChatFormat.from_folder(
-            self.path, template=family.template, dialect=family.dialect, tokenizer=self.tokenizer
+            self.path,
+            template=family.template,
+            dialect=family.dialect,
+            tokenizer=self.tokenizer,
+            images=image_format(decoder.config.vision),
         )
         self._generation = checkpoint.generation
         self._defaults = sampling_defaults(self._generation, family.name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from minicpm.cache import PAGE
 from minicpm.engine.admission import Limits, longest
+from minicpm.engine.images import ImageNumbers, check_images
 from minicpm.engine.memory import prefix_holders
 from minicpm.engine.prefix import PrefixIndex
 from minicpm.engine.request import FinishReason, Request, Sequence, sequences
@@ -72,10 +73,12 @@ class Engine:
         self._max_requests = max_requests
         self._eos_ids = frozenset(eos_ids)
         self._streams: dict[int, Stream] = {}
+        vision = decoder.config.vision
+        self._numbers = ImageNumbers(vision.resampler.queries if vision else 0)
         self._submitted = 0
         self._arrivals: deque[Stream] = deque()
         self._aborts: deque[Stream] = deque()
-        # Guards _streams and _submitted; re-entrant: an answer aborts itself wherever it is collected.
+        # Guards _streams, _submitted, _numbers; re-entrant: an answer aborts itself wherever it is collected.
         self._registry = threading.RLock()
         self._stepping = threading.Lock()  # guards scheduler, prefix index, cache and decoder
 
@@ -92,6 +95,7 @@ class Engine:
         """
         self.decoder.adapters.require(request.adapter)
         limit = longest(request, self.limits)
+        check_images(request.images, len(request.prompt_ids), self.decoder.config)
         stops = StopSet(request.params.stop) if request.params.stop else None
         with self._registry:
             if len(self._streams) >= self._max_requests:
@@ -100,7 +104,8 @@ class Engine:
                     f"{self._max_requests:,} at a time. Try again when one has ended."
                 )
             self._submitted += 1
-            members = sequences(request, self._submitted, limit=limit, eos_ids=self._eos_ids)
+            images = self._numbers.numbered(request.images)
+            members = sequences(request, self._submitted, limit=limit, eos_ids=self._eos_ids, images=images)
             writers = [_writer(request, stops) for _ in members]
             stream = Stream(request, members, writers, pump=self._pump, abort=self.abort)
             self._streams[self._submitted] = stream

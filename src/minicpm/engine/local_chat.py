@@ -6,12 +6,14 @@ from typing import Any
 from minicpm.engine.answer import Answer
 from minicpm.engine.defaults import sampling_defaults
 from minicpm.engine.engine import Engine
+from minicpm.engine.images import PlacedImage, viewer
 from minicpm.engine.request import Request
 from minicpm.engine.sampling import SamplingParams
 from minicpm.engine.truncation import without_oldest
 from minicpm.errors import BadParameter
 from minicpm.text.chat import Message, Thinking, Tool
 from minicpm.text.format import ChatFormat
+from minicpm.text.prompt import Prompt
 from minicpm.text.tokenizer import Tokenizer
 
 ANSWER_ROOM = 512
@@ -43,16 +45,27 @@ class LocalChat:
 
         Sampling takes SamplingParams' names over the checkpoint's own defaults. Raises PromptTooLong when
         the conversation does not fit, unless `truncate` lets the oldest turns go; the answer's notes say so.
-        `adapter` names a loaded adapter to answer with.
+        `adapter` names a loaded adapter to answer with. Images are decoded before this returns; BadImage is
+        raised for one that cannot be, MissingExtra without Pillow.
         """
         params = self._params(thinking, sampling)
         notes: tuple[str, ...] = ()
         if truncate:
             messages, notes = self._shortened(messages, tools, thinking, params.max_tokens)
         parser = self._format.parser(thinking=thinking, tools=tools)
-        ids = self._format.prompt_ids(messages, tools=tools, thinking=thinking)
-        stream = self._engine.submit(Request(ids, params, self._tokenizer.detokenizer, adapter))
+        prompt = self._format.prompt(messages, tools=tools, thinking=thinking)
+        images = self._placed(prompt)
+        request = Request(prompt.ids, params, self._tokenizer.detokenizer, adapter, images)
+        stream = self._engine.submit(request)
         return Answer(stream, parser, notes=notes)
+
+    def _placed(self, prompt: Prompt) -> tuple[PlacedImage, ...]:
+        """The prompt's images as the model sees them."""
+        vision = self._engine.decoder.config.vision
+        if vision is None:
+            return ()
+        view = viewer(vision).view
+        return tuple(PlacedImage(image.start, view(image.data)) for image in prompt.images)
 
     def _params(self, thinking: Thinking, sampling: Mapping[str, Any]) -> SamplingParams:
         family = self._engine.decoder.config.family

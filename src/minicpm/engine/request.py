@@ -7,6 +7,7 @@ from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
 from typing import Literal
 
+from minicpm.engine.images import NumberedImage, PlacedImage, identity
 from minicpm.engine.sampling import SamplingParams
 from minicpm.engine.writer import Detokenizer
 
@@ -17,13 +18,14 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 class Request:
     """Token ids to continue, and how; text and stop strings need a detokenizer for every sample.
 
-    `adapter` names the adapter to compute with; None is the model itself.
+    `adapter` names the adapter to compute with; None is the model itself. `images` stand in the prompt.
     """
 
     prompt_ids: Listing[int]
     params: SamplingParams = field(default_factory=SamplingParams)
     detokenizer: Callable[[], Detokenizer] | None = None
     adapter: str | None = None
+    images: tuple[PlacedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,16 @@ class Sequence:
     stop_ids: frozenset[int]
     seed: int
     adapter: str | None = None
+    images: tuple[NumberedImage, ...] = ()
     handle: int | None = None
     cached: int = 0
     finish_reason: FinishReason | None = None
     prompt_scores: dict[int, TokenScore] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> "array[int]":
+        """What of it must equal another sequence's for their cached tokens to be the same."""
+        return identity(self.tokens, self.images) if self.images else self.tokens
 
     @property
     def generated(self) -> int:
@@ -73,7 +81,14 @@ class Sequence:
         return self.finish_reason is not None
 
 
-def sequences(request: Request, number: int, *, limit: int, eos_ids: frozenset[int]) -> list[Sequence]:
+def sequences(
+    request: Request,
+    number: int,
+    *,
+    limit: int,
+    eos_ids: frozenset[int],
+    images: tuple[NumberedImage, ...] = (),
+) -> list[Sequence]:
     """The n sequences of a request, in order; only the first one scores the prompt."""
     params = request.params
     seed = secrets.randbits(63) if params.seed is None else params.seed
@@ -88,6 +103,7 @@ def sequences(request: Request, number: int, *, limit: int, eos_ids: frozenset[i
             stop_ids=ends,
             seed=(seed + index) % 2**64,
             adapter=request.adapter,
+            images=images,
         )
         for index in range(params.n)
     ]

@@ -12,6 +12,7 @@ from minicpm.engine.logprobs import scores
 from minicpm.engine.request import TokenScore
 from minicpm.engine.sampler import Draw, choose
 from minicpm.engine.scheduler import Work
+from minicpm.engine.sight import Sight
 from minicpm.models.decoder import Decoder
 
 SCORED_ROWS = 64
@@ -26,11 +27,12 @@ class Outcome(NamedTuple):
 
 
 class Runner:
-    """Runs plans on one decoder and one cache; holds nothing between steps."""
+    """Runs plans on one decoder and one cache; between steps it holds what it saw of images last."""
 
     def __init__(self, decoder: Decoder, cache: Cache) -> None:
         self._decoder = decoder
         self._cache = cache
+        self._sight = Sight(decoder)
 
     @torch.inference_mode()
     def run(self, works: Listing[Work]) -> list[Outcome]:
@@ -47,15 +49,17 @@ class Runner:
 
     def _batch(self, works: Listing[Work], wanted: Listing[int]) -> Batch:
         device = self._decoder.device
-        ids = [t for w in works for t in w.sequence.tokens[w.start : w.start + w.count]]
+        tokens = [t for w in works for t in w.sequence.tokens[w.start : w.start + w.count]]
+        ids = torch.tensor(tokens, device=device)
         segments = tuple(Segment(w.sequence.handle, w.start, w.count, w.sequence.adapter) for w in works)
         ends = accumulate(work.count for work in works)
         rows = [row for end, count in zip(ends, wanted, strict=True) for row in range(end - count, end)]
         return Batch(
-            torch.tensor(ids, device=device),
+            ids,
             segments,
             self._cache,
             rows=None if len(rows) == len(ids) else torch.tensor(rows, dtype=torch.int64, device=device),
+            embedded=self._sight.embedded(works, ids),
         )
 
     def _choose(self, rows: list[Tensor], works: list[Work]) -> list[Draw]:

@@ -81,7 +81,7 @@ class Scheduler:
         if reason == "error":
             self._pool.close(handle)
         else:
-            computed = sequence.tokens[: self._pool.length(handle)]
+            computed = sequence.identity[: self._pool.length(handle)]
             self._prefix.keep(handle, computed, sequence.adapter)
 
     def _secure(self) -> Iterator[Sequence]:
@@ -123,8 +123,10 @@ class Scheduler:
         if sequence.unscored:
             return None
         live = [s for s in self.running if self._prefix.enabled or s.order[0] == sequence.order[0]]
-        cached = ((_handle(s), s.tokens[: self._computed(s)]) for s in live if s.adapter == sequence.adapter)
-        return self._prefix.match(sequence.tokens, cached, sequence.adapter)
+        cached = (
+            (_handle(s), s.identity[: self._computed(s)]) for s in live if s.adapter == sequence.adapter
+        )
+        return self._prefix.match(sequence.identity, cached, sequence.adapter)
 
     def _start(self, sequence: Sequence, match: Match | None) -> bool:
         """Forks or opens, and reserves room for all known tokens; False and undone if pages are short."""
