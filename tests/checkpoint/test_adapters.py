@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minicpm.cache import Batch, Segment
-from minicpm.checkpoint import load, open_checkpoint
+from minicpm.checkpoint import convert_bin, load, open_checkpoint
 from minicpm.checkpoint.adapters import attach, detach, merge, open_adapter
 from minicpm.errors import (
     BadConfig,
@@ -414,6 +414,17 @@ def test_pickles_are_refused_with_the_way_out(own):
     (own / "adapter_model.safetensors").rename(own / "adapter_model.bin")
     with pytest.raises(UnsafeFormat, match="minicpm convert"):
         open_adapter(own)
+
+
+def test_a_converted_adapter_is_the_one_that_was_pickled(own, tmp_path):
+    tensors = load_file(own / "adapter_model.safetensors")
+    (own / "adapter_model.safetensors").unlink()
+    torch.save(tensors, own / "adapter_model.bin")
+    converted = open_adapter(convert_bin(own, tmp_path / "safe"))
+    assert converted.settings.rank == 4
+    found = load_file(converted.path / "adapter_model.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 def test_damaged_folders_are_refused(own, tmp_path):

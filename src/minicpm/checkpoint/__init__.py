@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minicpm.checkpoint.bins import convert_bin
+    from minicpm.checkpoint.drafts import load_draft
     from minicpm.checkpoint.folder import Checkpoint, open_checkpoint
     from minicpm.checkpoint.header import TensorInfo
     from minicpm.checkpoint.hub.local import LocalModel, list_models, remove
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "load_as",
     "load_decoder",
+    "load_draft",
     "open_checkpoint",
     "plan_memory",
     "pull",
@@ -46,6 +48,7 @@ _HOME = {
     "load": "loading",
     "load_as": "loading",
     "load_decoder": "loading",
+    "load_draft": "drafts",
     "open_checkpoint": "folder",
     "plan_memory": "plan",
     "pull": "hub.pull",

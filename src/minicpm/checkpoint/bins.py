@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from minicpm.checkpoint.shards import SINGLE, shard_files, weight_map
 from minicpm.errors import MalformedFile, NotACheckpoint, UnsafeFormat
 
 _SINGLE_BIN = "pytorch_model.bin"
+_ADAPTER_CONFIG, _ADAPTER_BIN = "adapter_config.json", "adapter_model.bin"
+_ADAPTER = "adapter_model.safetensors"
 _CHILD = "minicpm.checkpoint.bins_child"
 _LAST_WORDS = frozenset({"finished", "unsafe", "broken", "errno"})
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "OMP_NUM_THREADS")
@@ -27,23 +30,50 @@ _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "OMP_NUM
 def convert_bin(
     source: str | Path, target: str | Path, *, overwrite: bool = False, progress: Progress | None = None
 ) -> Path:
-    """Write the model in `source` as a safetensors folder `target`, and return it.
+    """Write the model or the adapter in `source` as a safetensors folder `target`, and return it.
 
     The child reads with `weights_only=True`, without network, and may write only into the new folder. A file
     that holds anything but dense tensors raises UnsafeFormat; `target` then stays as it was.
     """
     source, target = require_folder(Path(source)).absolute(), Path(target).absolute()
     check_target(target, overwrite=overwrite)
-    bins = _bin_files(source)
-    small = [path for name in (CONFIG, *COMPANIONS) if (path := inside(source, name)) is not None]
-    refuse_pointers([*bins, *small])
+    layout = _layout(source)
+    bins = layout.bins
+    refuse_pointers([*bins, *layout.small])
     total = sum(path.stat().st_size for path in bins)
     require_room(target.parent, total)
     with writing(target, needed=total), new_folder(target, overwrite=overwrite) as beside:
-        shards = _shard_names(len(bins))
-        _run_child([(str(b), str(beside / s)) for b, s in zip(bins, shards, strict=True)], beside, progress)
-        _finish(beside, shards, small)
+        jobs = [(str(b), str(beside / s)) for b, s in zip(bins, layout.shards, strict=True)]
+        _run_child(jobs, beside, progress)
+        _finish(beside, layout)
     return target
+
+
+def rewrite_ids(source: Path, target: Path) -> None:
+    """Write the token ids in a pickled list as the one tensor of a safetensors file, through the child.
+
+    Raises UnsafeFormat when the file holds anything else.
+    """
+    _run_child([(str(source), str(target))], target.parent, None, content="ids")
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The files of a folder: pickles, what each becomes, small ones to copy, and how the result is read."""
+
+    bins: list[Path]
+    shards: list[str]
+    small: list[Path]
+    read_back: Callable[[Path], object]
+
+
+def _layout(folder: Path) -> _Layout:
+    adapter, config = inside(folder, _ADAPTER_BIN), inside(folder, _ADAPTER_CONFIG)
+    if adapter is not None and config is not None:
+        return _Layout([adapter], [_ADAPTER], [config], lambda made: read_header(made / _ADAPTER))
+    bins = _bin_files(folder)
+    small = [path for name in (CONFIG, *COMPANIONS) if (path := inside(folder, name)) is not None]
+    return _Layout(bins, _shard_names(len(bins)), small, open_checkpoint)
 
 
 def _bin_files(folder: Path) -> list[Path]:
@@ -66,20 +96,22 @@ def _shard_names(count: int) -> list[str]:
     return [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
 
 
-def _finish(folder: Path, shards: list[str], small: list[Path]) -> None:
+def _finish(folder: Path, layout: _Layout) -> None:
     """Add the index and the small files, and read the result back as any checkpoint."""
     from minicpm.checkpoint.saving import copy_files
     from minicpm.checkpoint.writing import write_index
 
-    headers = {shard: read_header(folder / shard) for shard in shards}
-    if len(shards) > 1:
+    headers = {shard: read_header(folder / shard) for shard in layout.shards}
+    if len(headers) > 1:
         total = sum(info.nbytes for header in headers.values() for info in header.values())
         write_index(folder, {name: shard for shard, header in headers.items() for name in header}, total)
-    copy_files(small, folder)
-    open_checkpoint(folder)
+    copy_files(layout.small, folder)
+    layout.read_back(folder)
 
 
-def _run_child(jobs: list[tuple[str, str]], folder: Path, progress: Progress | None) -> None:
+def _run_child(
+    jobs: list[tuple[str, str]], folder: Path, progress: Progress | None, *, content: str = "weights"
+) -> None:
     package_root = Path(__file__).resolve().parents[2]
     environment = {key: os.environ[key] for key in _KEPT_ENVIRONMENT if key in os.environ}
     with subprocess.Popen(
@@ -94,7 +126,7 @@ def _run_child(jobs: list[tuple[str, str]], folder: Path, progress: Progress | N
         errors="replace",
     ) as child:
         try:
-            last = _follow(child, {"jobs": jobs, "folder": str(folder)}, progress)
+            last = _follow(child, {"jobs": jobs, "folder": str(folder), "content": content}, progress)
         finally:
             child.kill()
     _judge(last, child.returncode)

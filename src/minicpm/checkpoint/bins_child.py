@@ -7,7 +7,7 @@ import pickle
 import signal
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def main() -> None:
     done = 0
     for source, target in order["jobs"]:
         say(done=done, total=total, label=os.path.basename(source))
-        if not convert(source, target):
+        if not convert(source, target, _WRITERS[order["content"]]):
             return
         done += os.path.getsize(source)
     say(finished=True)
@@ -95,21 +95,6 @@ def _within(path: Any, allowed: str) -> bool:
     return isinstance(path, str | bytes) and os.path.realpath(os.fsdecode(path)).startswith(allowed)
 
 
-def convert(source: str, target: str) -> bool:
-    """Write one file's tensors to `target`; False, after saying why, when it holds anything else."""
-    import torch
-
-    try:
-        content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
-    except (pickle.UnpicklingError, PermissionError) as error:
-        say(file=source, unsafe=first_line(error))
-        return False
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        say(file=source, broken=first_line(error))
-        return False
-    return write_dense(content, source, target)
-
-
 def write_dense(content: Any, source: str, target: str) -> bool:
     """Write a dict of dense tensors; False, after saying why, when it is anything else."""
     from minicpm.checkpoint.writing import spec_of, write_shard
@@ -127,6 +112,38 @@ def write_dense(content: Any, source: str, target: str) -> bool:
         say(file=target, errno=error.errno)
         return False
     return True
+
+
+def write_ids(content: Any, source: str, target: str) -> bool:
+    """Write a list of token ids, or a tensor of them, as one; False, after saying why, for anything else."""
+    import torch
+
+    listed = isinstance(content, list) and all(type(item) is int and 0 <= item < 2**31 for item in content)
+    tensor = torch.tensor(content, dtype=torch.int64) if listed else content
+    plain = type(tensor) is torch.Tensor and tensor.layout == torch.strided and tensor.ndim == 1
+    if not plain or tensor.dtype not in {torch.int64, torch.int32, torch.int16}:
+        say(file=source, unsafe="it holds something other than one list of token ids")
+        return False
+    return write_dense({"ids": tensor}, source, target)
+
+
+Writer = Callable[[Any, str, str], bool]
+_WRITERS: dict[str, Writer] = {"weights": write_dense, "ids": write_ids}
+
+
+def convert(source: str, target: str, write: Writer = write_dense) -> bool:
+    """Write one file's content to `target`; False, after saying why, when it holds anything else."""
+    import torch
+
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
+    except (pickle.UnpicklingError, PermissionError) as error:
+        say(file=source, unsafe=first_line(error))
+        return False
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        say(file=source, broken=first_line(error))
+        return False
+    return write(content, source, target)
 
 
 def not_dense(items: Iterable[tuple[Any, Any]]) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """Builds a model uninitialised: shapes first, memory later, for a checkpoint fills every weight."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch.overrides import TorchFunctionMode
 from minicpm.config import ModelConfig
 from minicpm.models.build import build
 from minicpm.models.trunk import Trunk
+
+_M = TypeVar("_M", bound=nn.Module)
 
 
 class _WithoutInit(TorchFunctionMode):
@@ -31,8 +33,13 @@ class _WithoutInit(TorchFunctionMode):
 
 def blank(config: ModelConfig) -> Trunk:
     """The module of a config on the meta device: shapes and names without memory."""
+    return on_meta(lambda: build(config))
+
+
+def on_meta(make: Callable[[], _M]) -> _M:
+    """The module that `make` gives, on the meta device."""
     with torch.device("meta"), _WithoutInit():
-        return build(config)
+        return make()
 
 
 def allocate(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:

@@ -9,9 +9,10 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from minicpm.cache import Cache, CachePlan, Rows, Segment, Store, TokenStore
+from minicpm.cache import Batch, Cache, CachePlan, Rows, Segment, Store, TokenStore
+from minicpm.config import Rope
 from minicpm.ops.backend import Backend
-from minicpm.ops.rope import Angles
+from minicpm.ops.rope import Angles, rope_angles
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class Step:
     cache: Cache | None
     plan: CachePlan | None
     causal: bool = True
+
+    @classmethod
+    def of(cls, batch: Batch, rope: Rope, ops: Backend, *, causal: bool = True) -> Step:
+        """For a batch whose positions `rope` rotates."""
+        plan = batch.cache.plan(batch.segments) if batch.cache is not None else None
+        return cls(ops, rope_angles(rope, batch.positions), batch.segments, batch.cache, plan, causal=causal)
 
     @property
     def tokens(self) -> int:

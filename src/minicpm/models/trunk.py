@@ -14,7 +14,6 @@ from minicpm.layers.lora import Adapters
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
 from minicpm.ops.backend import TORCH, choose_backend
-from minicpm.ops.rope import rope_angles
 from minicpm.ops.rows import pad_rows, row_multiple
 
 
@@ -122,16 +121,13 @@ class Trunk(nn.Module):
         return None if rows is None else pad(rows, (0, -len(rows) % self._rows))
 
     def _last(self, block: nn.Module, h: Tensor, step: Step, rows: Tensor | None) -> Tensor:
-        """The wanted rows after the last block. Where rows differ in their adapter it computes all of them,
+        """The wanted rows after the last block; where rows differ in their adapter, it computes all of them.
 
-        because an adapter knows its rows by their place in the batch.
+        An adapter knows its rows by their place in the batch.
         """
         if rows is not None and self.adapters.mixed:
             return block(h, step)[rows]
         return block(h, step, rows)
 
     def _step(self, batch: Batch) -> Step:
-        plan = batch.cache.plan(batch.segments) if batch.cache is not None else None
-        angles = rope_angles(self.config.rope, batch.positions)
-        causal = self.config.causal
-        return Step(self.backend, angles, batch.segments, batch.cache, plan, causal=causal)
+        return Step.of(batch, self.config.rope, self.backend, causal=self.config.causal)

@@ -7,10 +7,11 @@ _HOMES = {
     "families": "minicpm.testing.tiny",
     "tiny_adapter": "minicpm.testing.tiny_lora",
     "tiny_checkpoint": "minicpm.testing.tiny",
+    "tiny_draft": "minicpm.testing.tiny_drafts",
     "tiny_config": "minicpm.testing.tiny",
 }
 
-__all__ = ["ScriptedChat", "families", "tiny_adapter", "tiny_checkpoint", "tiny_config"]
+__all__ = ["ScriptedChat", "families", "tiny_adapter", "tiny_checkpoint", "tiny_config", "tiny_draft"]
 
 
 def __getattr__(name: str) -> Any:
