@@ -93,6 +93,19 @@ def test_a_conversation_continues_from_where_the_last_answer_ended(
     assert stream.so_far().cached_tokens == 99, "a state where the sequence stands needs no mark"
 
 
+def test_another_end_of_a_conversation_continues_from_the_answer_before_it(
+    engines: Engines, greedy: Greedy, fresh: Any
+) -> None:
+    """The longer sequence contains the shorter one, but has no state where that one ended."""
+    engine = engines()
+    first = ids(engine.submit(greedy(prompt(4, 90), 10)))
+    ids(engine.submit(greedy([*prompt(4, 90), *first, *prompt(5, 8)], 10)))
+    again = [*prompt(4, 90), *first, *prompt(7, 8)]
+    stream = engine.submit(greedy(again, 10))
+    assert ids(stream) == fresh(again, 10)
+    assert stream.so_far().cached_tokens == 99
+
+
 def test_samples_of_one_request_share_their_prompt_up_to_a_mark(
     engines: Engines, greedy: Greedy, fresh: Any
 ) -> None:

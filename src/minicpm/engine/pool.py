@@ -32,6 +32,13 @@ class Pool(Protocol):
         """Makes room for n more tokens; False, with nothing changed, when pages are short."""
         ...
 
+    def reachable(self, seq: int, n: int) -> int:
+        """How many of the first n tokens `fork` can share; fewer than n where a layer keeps a state."""
+        ...
+
     def fork(self, seq: int, n: int) -> int:
-        """A new sequence that shares the first n tokens; whoever reserves room in a shared page copies it."""
+        """A new sequence that shares the first n tokens, a reachable number of them.
+
+        Whoever reserves room in a shared page copies it.
+        """
         ...

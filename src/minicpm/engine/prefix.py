@@ -21,7 +21,7 @@ class _Held(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A cached sequence whose first `shared` tokens equal those asked for."""
+    """A cached sequence whose first `shared` tokens equal those asked for and can be given back."""
 
     handle: int
     shared: int
@@ -42,7 +42,8 @@ def common_prefix(a: "array[int]", b: "array[int]") -> int:
 class PrefixIndex:
     """Finished sequences by handle, least recently used first. Tokens are compared, never hashes.
 
-    What one adapter computed is nothing to another. The index owns the handles it holds: `evict` and `clear`
+    What one adapter computed is nothing to another. A sequence is dropped for one that contains it, unless a
+    layer of that one cannot go back so far. The index owns the handles it holds: `evict` and `clear`
     close them. With enabled=False it holds nothing.
     """
 
@@ -61,13 +62,15 @@ class PrefixIndex:
             self._pool.close(handle)
             return
         common = {h: common_prefix(held, tokens) for h, held in self._of(adapter)}
-        holder = next((h for h, n in common.items() if n == len(tokens)), None)
-        if holder is not None:
-            self._held.move_to_end(holder)
+        whole = [h for h, n in common.items() if n == len(tokens) == self._pool.reachable(h, n)]
+        if whole:
+            self._held.move_to_end(whole[0])
             self._pool.close(handle)
             return
-        for contained in [h for h, n in common.items() if n == len(self._held[h].tokens)]:
-            self._drop(contained)
+        contained = [h for h, n in common.items() if n == len(self._held[h].tokens)]
+        for h in contained:
+            if self._pool.reachable(handle, common[h]) == common[h]:
+                self._drop(h)
         self._held[handle] = _Held(tokens, adapter)
         if len(self._held) > self._max_holders:
             self.evict()
@@ -75,12 +78,13 @@ class PrefixIndex:
     def match(
         self, tokens: "array[int]", live: Iterable[tuple[int, "array[int]"]], adapter: str | None = None
     ) -> Match | None:
-        """The cached sequence with the longest common prefix; at least one token is left to compute.
+        """The cached sequence that can give the longest common prefix; at least one token is left to compute.
 
         `live` are running sequences of the same adapter.
         """
         wanted = tokens[: len(tokens) - 1]
-        found = [Match(h, common_prefix(t, wanted)) for h, t in (*live, *self._of(adapter))]
+        shared = ((h, common_prefix(t, wanted)) for h, t in (*live, *self._of(adapter)))
+        found = [Match(h, self._pool.reachable(h, n)) for h, n in shared]
         best = max(found, key=lambda m: m.shared, default=None)
         if best is None or best.shared < MIN_SHARED:
             return None
