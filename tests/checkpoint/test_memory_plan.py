@@ -164,8 +164,8 @@ def test_loading_stays_within_weights_and_one_shard_and_near_the_estimate(medium
     *numbers, slow_imports = child.stdout.split()
     peak, needed, weights, scratch = map(int, numbers)
     assert slow_imports == "False"
-    # 12 MiB for code and allocator; together still well under the 32 MiB of one shard.
-    assert peak <= weights + scratch + (12 << 20) < weights + SHARD_BYTES, (peak, weights, scratch)
+    # 20 MiB for code and allocator, of which 2 to 16 were seen; together still under the 32 MiB of one shard.
+    assert peak <= weights + scratch + (20 << 20) < weights + SHARD_BYTES, (peak, weights, scratch)
     assert abs(peak - needed) <= 0.15 * needed, (peak, needed)
 
 

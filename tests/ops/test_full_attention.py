@@ -7,7 +7,7 @@ import torch
 
 from minicpm.ops.attention import cpu, reference
 
-# Float32 sums of at most 130 terms in another order; measured at most 6e-7 on outputs, 9e-7 on gradients.
+# Float32 sums of at most 130 terms in another order, of outputs and of gradients.
 FLOAT32 = 1e-5
 
 HEADS = [(1, 1), (4, 4), (8, 2), (16, 1), (3, 3)]
