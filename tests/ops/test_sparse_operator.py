@@ -125,6 +125,19 @@ def test_the_whole_operator_equals_the_reference(heads, kv_heads, count, length)
     torch.testing.assert_close(found, wanted, atol=FLOAT32, rtol=0)
 
 
+@pytest.mark.parametrize("module", [cpu, reference], ids=["torch", "reference"])
+@pytest.mark.parametrize("count", [1, 60, 150])
+def test_scattered_rows_give_what_rows_in_order_give(module, count):
+    q, k, v = qkv(count, 150, 4, 2)
+    rows = torch.randperm(400, generator=torch.Generator().manual_seed(0))[:150]
+    pool_k, pool_v = torch.full((2, 400, 2, 8), torch.nan)
+    pool_k[rows], pool_v[rows] = k, v
+    scorer = Scorer(q, choice.compress(k, SMALL))
+    wanted = module.attend(q, k, v, scorer, SMALL)
+    found = module.attend(q, pool_k, pool_v, scorer, SMALL, rows=rows)
+    torch.testing.assert_close(found, wanted, atol=FLOAT32, rtol=0)
+
+
 @pytest.mark.parametrize("length", [15, 16, 31, 32, 63, 64, 127, 300])
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_in_chunks_as_in_one_call(length, chunk):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minicpm.cache import SparseStore
+from minicpm.cache import Rows, SparseStore
 from minicpm.config import InfLLM
 from minicpm.config.sparse import dense_positions
 from minicpm.layers.attention import Attention
@@ -31,6 +31,28 @@ class _Heads(NamedTuple):
         """The heads of each segment."""
         parts = (torch.split(x, list(counts)) for x in self)
         return [_Heads(*segment) for segment in zip(*parts, strict=True)]
+
+
+class _Past(NamedTuple):
+    """A sequence: k and v [n, Hk, d] and what makes its compressed keys [J, Hk, d].
+
+    Or larger k and v, with the row of each position in `rows` [n].
+    """
+
+    k: Tensor
+    v: Tensor
+    rows: Tensor | None
+    compressed: Callable[[], Tensor]
+
+    @property
+    def length(self) -> int:
+        """The number n of positions."""
+        return len(self.k if self.rows is None else self.rows)
+
+    def first(self, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first positions; a cache may be narrower than the weights."""
+        where = slice(count) if self.rows is None else self.rows[:count]
+        return self.k[where].to(dtype), self.v[where].to(dtype)
 
 
 class SparseAttention(Attention):
@@ -58,8 +80,8 @@ class SparseAttention(Attention):
             return step.attend(self.layer, heads.q, heads.k, heads.v)
         compress = self._compress(step.ops)
         segments = heads.split([segment.count for segment in step.segments])
-        parts = [self._read(s, (s.k, s.v), partial(compress, s.choosing_k), step.ops) for s in segments]
-        return torch.cat(parts)
+        pasts = [_Past(s.k, s.v, None, partial(compress, s.choosing_k)) for s in segments]
+        return self._read_all(segments, pasts, step.ops)
 
     def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> SparseStore:
         """An empty store of `pages` pages for this layer."""
@@ -76,12 +98,7 @@ class SparseAttention(Attention):
         assert step.plan is not None
         store = self._write(heads, step)
         segments = heads.split([segment.count for segment in step.segments])
-        return torch.cat(
-            [
-                self._read(s, store.read(rows), partial(store.read_compressed, rows), step.ops)
-                for s, rows in zip(segments, step.plan.reads, strict=True)
-            ]
-        )
+        return self._read_all(segments, [_past(store, rows) for rows in step.plan.reads], step.ops)
 
     def _write(self, heads: _Heads, step: Step) -> SparseStore:
         """The layer's store with all that this forward adds to it."""
@@ -96,21 +113,30 @@ class SparseAttention(Attention):
             store.complete(rows, segment.start, self._compress(step.ops))
         return store
 
-    def _read(
-        self, heads: _Heads, past: tuple[Tensor, Tensor], compressed: Callable[[], Tensor], ops: Backend
-    ) -> Tensor:
-        """One segment over its sequence's k and v [n, Hk, d]; compressed keys are made only if needed."""
-        q, (k, v) = heads.q, past
-        start = len(k) - len(q)
+    def _read_all(self, segments: Sequence[_Heads], pasts: Sequence[_Past], ops: Backend) -> Tensor:
+        return torch.cat([self._read(s, past, ops) for s, past in zip(segments, pasts, strict=True)])
+
+    def _read(self, heads: _Heads, past: _Past, ops: Backend) -> Tensor:
+        """One segment at the end of its sequence."""
+        q, start = heads.q, past.length - len(heads.q)
         count = min(max(self._dense - start, 0), len(q))  # dense queries come first
         parts = []
         if count > 0 or len(q) == 0:
-            # A cache may be narrower than the weights.
-            parts.append(ops.attend(q[:count], *(x[: start + count].to(q.dtype) for x in past)))
+            parts.append(ops.attend(q[:count], *past.first(start + count, q.dtype)))
         if count < len(q):
-            scorer = Scorer(heads.choosing_q[count:], compressed())
-            parts.append(ops.attend_sparse(q[count:], k, v, scorer, self.infllm.sparse))
+            scorer = Scorer(heads.choosing_q[count:], past.compressed())
+            parts.append(
+                ops.attend_sparse(q[count:], past.k, past.v, scorer, self.infllm.sparse, rows=past.rows)
+            )
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _compress(self, ops: Backend) -> Callable[[Tensor], Tensor]:
         return partial(ops.compress, sparse=self.infllm.sparse)
+
+
+def _past(store: SparseStore, rows: Rows) -> _Past:
+    """What is stored at `rows`; scattered rows are left to be gathered by who knows which are needed."""
+    compressed = partial(store.read_compressed, rows)
+    if isinstance(rows, slice):
+        return _Past(*store.read(rows), None, compressed)
+    return _Past(store.k, store.v, rows, compressed)

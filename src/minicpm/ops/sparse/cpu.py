@@ -19,43 +19,48 @@ __all__ = ["attend", "attend_selected", "compress", "select"]
 _QUERIES = 64
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scorer: Scorer, sparse: SparseConfig) -> Tensor:
-    """As the reference: q [T, H, d], k and v [n, Hk, d], result [T, H, d].
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, scorer: Scorer, sparse: SparseConfig, *, rows: Tensor | None = None
+) -> Tensor:
+    """As the reference: q [T, H, d], k and v [n, Hk, d] or larger with `rows` [n], result [T, H, d].
 
     Keys and values may be of another dtype than q; what is read of them is cast.
     """
-    start = len(k) - len(q)
+    rows = torch.arange(len(k), device=k.device) if rows is None else rows
+    start = len(rows) - len(q)
     # A query with no more blocks behind it than it may choose attends to all of them.
     count = min(max(first_choice(sparse) - start, 0), len(q))
     parts = []
     if count:
-        parts.append(dense.attend(q[:count], *(x[: start + count].to(q.dtype) for x in (k, v))))
+        seen = rows[: start + count]
+        parts.append(dense.attend(q[:count], *(x.index_select(0, seen).to(q.dtype) for x in (k, v))))
     for first in range(count, len(q), _QUERIES):
         last = min(first + _QUERIES, len(q))
-        end = start + last
-        chosen = select(scorer.q[first:last], scorer.compressed, end, sparse)
-        parts.append(attend_selected(q[first:last], k[:end], v[:end], chosen, sparse))
+        chosen = select(scorer.q[first:last], scorer.compressed, start + last, sparse)
+        choice = _Choice(chosen, sparse.block_size, rows[: start + last])
+        parts.append(_attend_chosen(q[first:last], k, v, choice))
     return torch.cat(parts)
 
 
 def attend_selected(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, sparse: SparseConfig) -> Tensor:
-    """As the reference: q [T, H, d], k and v [n, Hk, d], chosen bool [Hk, T, blocks]; result [T, H, d].
-
-    Only blocks that one of the queries has chosen are gathered. For training they are gathered again on the
-    way back instead of being kept.
-    """
-    groups = q.unflatten(1, (k.shape[1], -1))
-    heads = zip(groups.unbind(1), k.unbind(1), v.unbind(1), chosen, strict=True)
-    return torch.cat(
-        [_Gathered.apply(q, k, v, _Choice(blocks, sparse.block_size)) for q, k, v, blocks in heads], dim=1
-    )
+    """As the reference: q [T, H, d], k and v [n, Hk, d], chosen bool [Hk, T, blocks]; result [T, H, d]."""
+    rows = torch.arange(len(k), device=k.device)
+    return _attend_chosen(q, k, v, _Choice(chosen, sparse.block_size, rows))
 
 
 class _Choice(NamedTuple):
-    """The blocks of each query, bool [T, blocks], and their size in tokens."""
+    """The blocks of each query, bool [.., T, blocks], their size in tokens, the row of each position [n]."""
 
     blocks: Tensor
     size: int
+    rows: Tensor
+
+
+def _attend_chosen(q: Tensor, k: Tensor, v: Tensor, choice: _Choice) -> Tensor:
+    """Gathers only blocks that one of the queries has chosen; when training, once more on the way back."""
+    groups = q.unflatten(1, (k.shape[1], -1))
+    heads = zip(groups.unbind(1), k.unbind(1), v.unbind(1), choice.blocks, strict=True)
+    return torch.cat([_Gathered.apply(*qkv, choice._replace(blocks=chosen)) for *qkv, chosen in heads], dim=1)
 
 
 class _Gathered(torch.autograd.Function):
@@ -77,16 +82,16 @@ class _Gathered(torch.autograd.Function):
 
 
 def _attend_group(q: Tensor, k: Tensor, v: Tensor, choice: _Choice) -> Tensor:
-    """One key/value head: q [T, G, d], k and v [n, d]; result [T, G, d]."""
-    chosen, block = choice
+    """One key/value head: q [T, G, d], k and v [rows, d]; result [T, G, d]."""
+    chosen, block, rows = choice
     used = chosen.any(0)
     used[0] |= ~used.any()  # nothing to attend to is masked below, so that gradients are 0 and not missing
     tokens = (used.nonzero() * block + torch.arange(block, device=q.device)).flatten()
-    tokens = tokens[tokens < len(k)]
-    positions = torch.arange(len(k) - len(q), len(k), device=q.device)
+    tokens = tokens[tokens < len(rows)]
+    positions = torch.arange(len(rows) - len(q), len(rows), device=q.device)
     allowed = chosen[:, tokens // block] & (tokens <= positions[:, None])
     empty = ~allowed.any(-1, keepdim=True)
-    keys, values = (x.index_select(0, tokens).to(q.dtype) for x in (k, v))
+    keys, values = (x.index_select(0, rows[tokens]).to(q.dtype) for x in (k, v))
     if len(q) == 1:
         out = dense.attend(q, keys[:, None], values[:, None])
     else:

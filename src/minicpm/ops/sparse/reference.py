@@ -102,9 +102,14 @@ def attend_selected(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, sparse: Spa
     return torch.einsum("htn,nhd->thd", weights, v).to(q.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scorer: Scorer, sparse: SparseConfig) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, scorer: Scorer, sparse: SparseConfig, *, rows: Tensor | None = None
+) -> Tensor:
     """Sparse attention of q [T, H, d] at the last T of n positions over k and v [n, Hk, d]; [T, H, d] like q.
 
-    The scorer's queries choose what q attends to. Gradients flow to q, k and v, none to the choice.
+    With `rows` [n] int64 k and v are larger, and position i lies in row rows[i]. The scorer's queries choose
+    what q attends to. Gradients flow to q, k and v, none to the choice.
     """
+    if rows is not None:
+        k, v = k[rows], v[rows]
     return attend_selected(q, k, v, select(scorer.q, scorer.compressed, len(k), sparse), sparse)
