@@ -135,6 +135,21 @@ def test_heads_are_expanded_a_few_at_a_time_where_memory_is_short(monkeypatch, h
     assert max(expanded) == heads_at_once
 
 
+@pytest.fixture
+def threads():
+    """Sets how many threads there are, for the length of a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_heads_are_parted_among_threads_without_changing_what_they_read(threads, count):
+    inputs = tensors((6, 20, 12, 16, 16), 3, 70)
+    threads(count)
+    assert torch.allclose(cpu.attend_absorbed(*inputs), reference.attend_latent(*inputs), atol=1e-5)
+
+
 def test_at_the_published_size_few_queries_are_absorbed_and_many_expand():
     u_k, u_v = torch.empty(2, 40, 64, 256, device="meta")
     absorbed = {count for count in range(1, 200) if cpu.absorbing_is_cheaper(count, 4096, u_k, u_v)}

@@ -52,14 +52,20 @@ def attend_absorbed(q: Tensor, latents: Tensor, u_k: Tensor, u_v: Tensor) -> Ten
 def _read(q: Tensor, latents: Tensor, *, scale: float) -> Tensor:
     """softmax(scale * q . row) row, [T, H, w], for q [T, H, w] over the rows [n, w] each query sees.
 
-    Query by query, with all heads on one axis: they share every row they read, and no mask is needed. Whole
+    Query by query, with many heads on one axis: they share every row they read, and no mask is needed. Whole
     rows are summed, because fused attention wants values as wide as keys.
     """
-    past = len(latents) - len(q)
-    seen = (latents[None, None, : past + t + 1] for t in range(len(q)))
-    return torch.cat(
-        [sdpa(x[None, None], rows, rows, scale=scale)[0] for x, rows in zip(q, seen, strict=True)]
-    )
+    past, groups = len(latents) - len(q), _groups(q.shape[1])
+    outs = []
+    for t, x in enumerate(q.unflatten(1, (groups, -1))):
+        rows = latents[None, None, : past + t + 1].expand(1, groups, -1, -1)
+        outs.append(sdpa(x[None], rows, rows, scale=scale))
+    return torch.cat(outs).flatten(1, 2)
+
+
+def _groups(heads: int) -> int:
+    """Into how many equal groups to part the heads: fused attention gives each to one thread."""
+    return max(n for n in range(1, min(heads, torch.get_num_threads()) + 1) if heads % n == 0)
 
 
 def _bytes_per_head(q: Tensor, latents: Tensor) -> int:
