@@ -1,11 +1,12 @@
 """Asks a model one thing and prints the answer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from minicpm.cli.failures import stage
 from minicpm.cli.once import Printed, print_answer, say_notes
 from minicpm.cli.opening import LoadOptions, open_model
+from minicpm.cli.pictures import read_pictures
 from minicpm.cli.talk.conversation import Conversation
 from minicpm.cli.talk.settings import Settings
 from minicpm.text.events import End, Event, TextDelta, Timings
@@ -21,11 +22,15 @@ def answer_message(
     settings: Settings,
     *,
     system: str | None = None,
+    images: Sequence[str] = (),
     verbose: bool = False,
     silent: bool = False,
 ) -> Printed:
-    """Loads a model and prints its answer to one message; that turns were left out is always said."""
-    conversation = Conversation(system)
+    """Loads a model and prints its answer to one message, which may show image files.
+
+    That turns were left out is always said.
+    """
+    conversation = Conversation(system, read_pictures(images))
     conversation.ask(message)
     model = open_model(name, load)
     if verbose:

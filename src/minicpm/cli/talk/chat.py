@@ -12,7 +12,7 @@ from minicpm.cli.talk.reading import Reading
 from minicpm.cli.talk.screen import AnswerView, Screen
 from minicpm.cli.talk.settings import Settings
 from minicpm.cli.talk.speed import speed_line
-from minicpm.errors import MiniCPMError, PromptTooLong
+from minicpm.errors import BadImage, MessageError, MiniCPMError, PromptTooLong
 from minicpm.text.chat import ChatModel
 from minicpm.text.events import End, Event, ReasoningDelta, TextDelta, ToolCall
 
@@ -79,6 +79,9 @@ class Chat:
         except MiniCPMError as error:
             self.conversation.take_back()
             self.screen.refuse(str(error))
+            if isinstance(error, MessageError | BadImage) and self.conversation.waiting:
+                self.conversation.waiting = []
+                self.screen.note("The picture is put away.")
             if isinstance(error, PromptTooLong):
                 self.screen.note("/set truncate on lets the oldest turns go; /reset begins anew.")
             return

@@ -76,6 +76,13 @@ def _load(chat: Chat, text: str) -> None:
     chat.screen.note(f"Loaded {len(chat.conversation.messages)} messages from {path}.")
 
 
+def _image(chat: Chat, text: str) -> None:
+    from minicpm.cli.pictures import read_pictures
+
+    chat.conversation.waiting += read_pictures([str(_path(text, "/image FILE"))])
+    chat.screen.note("The next question shows it.")
+
+
 def _tokens(chat: Chat, text: str) -> None:
     if chat.last is None:
         raise BadInput("Nothing was counted yet; tokens are known after the next answer.")
@@ -119,6 +126,7 @@ COMMANDS = {
     "reset": Command("", "begin a new conversation", _reset),
     "regenerate": Command("", "ask the last question again", _regenerate),
     "undo": Command("", "take back the last question and its answer", _undo),
+    "image": Command("FILE", "show a picture with the next question, to a model that sees", _image),
     "save": Command("FILE", "write the conversation to a file", _save),
     "load": Command("FILE", "continue a saved conversation", _load),
     "tokens": Command("", "say how much of the context is used", _tokens),

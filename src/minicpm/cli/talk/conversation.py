@@ -1,13 +1,14 @@
 """What was said so far, and how it is saved to a file and read back."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from minicpm.checkpoint.atomic import write_file
 from minicpm.errors import BadInput
-from minicpm.text.chat import Message
+from minicpm.text.chat import Message, TextPart
+from minicpm.text.images.parts import ImagePart
 from minicpm.text.messages import normalise_messages
 
 _KIND = "minicpm chat"
@@ -15,11 +16,15 @@ _MAX_BYTES = 64 << 20
 
 
 class Conversation:
-    """Messages in OpenAI's shape; the system message, when there is one, is the first."""
+    """Messages in OpenAI's shape; the system message, when there is one, is the first.
 
-    def __init__(self, system: str | None = None) -> None:
+    `waiting` are pictures that the next question shows.
+    """
+
+    def __init__(self, system: str | None = None, pictures: Iterable[ImagePart] = ()) -> None:
         self.messages: list[Message] = []
         self.system = system
+        self.waiting: list[ImagePart] = list(pictures)
 
     @property
     def system(self) -> str | None:
@@ -34,8 +39,10 @@ class Conversation:
         self.messages = [*head, *rest]
 
     def ask(self, text: str) -> None:
-        """Adds a question."""
-        self.messages.append({"role": "user", "content": text})
+        """Adds a question, with the pictures that wait for it."""
+        shown, self.waiting = self.waiting, []
+        written: TextPart = {"type": "text", "text": text}
+        self.messages.append({"role": "user", "content": [*shown, written] if shown else text})
 
     def answer(self, text: str, reasoning: str = "") -> None:
         """Adds what the model said."""
@@ -45,16 +52,23 @@ class Conversation:
         self.messages.append(message)
 
     def take_back(self) -> str | None:
-        """Removes the last question with all that followed it, and returns it; None when there is none."""
+        """Removes the last question with all that followed it, and returns it; None when there is none.
+
+        Its pictures wait for the next question.
+        """
         places = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
         if not places:
             return None
         question = self.messages[places[-1]]["content"]
         del self.messages[places[-1] :]
-        return question if isinstance(question, str) else "".join(part["text"] for part in question or ())
+        if isinstance(question, str):
+            return question
+        self.waiting = [part for part in question or () if part["type"] == "image_url"]
+        return "".join(part["text"] for part in question or () if part["type"] == "text")
 
     def reset(self) -> None:
         """Forgets all but the system message."""
+        self.waiting = []
         self.messages = [message for message in self.messages[:1] if message["role"] == "system"]
 
     def save(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -79,7 +93,7 @@ class Conversation:
                 f"{path} holds no saved chat and no JSON list of messages. Name a file that /save wrote."
             )
         normalise_messages(document["messages"])
-        self.messages = list(document["messages"])
+        self.messages, self.waiting = list(document["messages"]), []
         return {key: value for key, value in document.items() if key not in {"kind", "messages"}}
 
 

@@ -11,6 +11,7 @@ from minicpm.cli.talk.settings import SAMPLING, SAMPLING_PANEL, Settings, Thinki
 from minicpm.engine.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from minicpm.cli.talk.conversation import Conversation
     from minicpm.engine.api import Model
 
 
@@ -25,6 +26,12 @@ def command(
     ] = "nano",
     *,
     system: Annotated[str | None, option("--system", help="System message.")] = None,
+    image: Annotated[
+        list[str] | None,
+        option(
+            "--image", metavar="FILE", help="PNG, JPEG or WebP to show first; may be given several times."
+        ),
+    ] = None,
     thinking: Annotated[
         ThinkingChoice, option("--thinking", help="Think first; auto: as the model does by itself.")
     ] = ThinkingChoice.auto,
@@ -47,22 +54,27 @@ def command(
     settings = Settings(thinking=thinking.value, truncate=truncate, sampling=sampling)
     if standard_input.is_terminal():
         from minicpm.cli.opening import open_model
+        from minicpm.cli.pictures import read_pictures
+        from minicpm.cli.talk.conversation import Conversation
         from minicpm.cli.talk.echo import echo_off
 
+        conversation = Conversation(system, read_pictures(image or ()))
         with echo_off():
             opened = open_model(model, load)
-        _talk(opened, model, settings, system, plain=plain)
+        _talk(opened, model, settings, conversation, plain=plain)
         return
     from minicpm.cli.asking import answer_message
 
-    answer_message(model, standard_input.read_message(), load, settings, system=system, verbose=verbose)
+    message = standard_input.read_message()
+    answer_message(model, message, load, settings, system=system, images=image or (), verbose=verbose)
 
 
-def _talk(model: "Model", name: str, settings: Settings, system: str | None, *, plain: bool) -> None:
+def _talk(
+    model: "Model", name: str, settings: Settings, conversation: "Conversation", *, plain: bool
+) -> None:
     from rich.console import Console
 
     from minicpm.cli.talk.chat import Chat
-    from minicpm.cli.talk.conversation import Conversation
     from minicpm.cli.talk.history import history_file
     from minicpm.cli.talk.keyboard import Keyboard
     from minicpm.cli.talk.loop import talk
@@ -75,9 +87,7 @@ def _talk(model: "Model", name: str, settings: Settings, system: str | None, *, 
     screen.note(f"{name}, up to {context:,} tokens. /help lists commands; Ctrl-D leaves.")
     for note in model.notes:
         screen.note(note)
-    chat = Chat(
-        model.chat_model, screen, conversation=Conversation(system), settings=settings, context=context
-    )
+    chat = Chat(model.chat_model, screen, conversation=conversation, settings=settings, context=context)
     try:
         talk(chat, Keyboard(history_file()))
     finally:

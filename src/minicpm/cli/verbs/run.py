@@ -29,6 +29,10 @@ def command(
         bool, option("--raw", help="Continue the text as it is, without a chat template.")
     ] = False,
     system: Annotated[str | None, option("--system", help="System message.")] = None,
+    image: Annotated[
+        list[str] | None,
+        option("--image", metavar="FILE", help="PNG, JPEG or WebP to show; may be given several times."),
+    ] = None,
     thinking: Annotated[
         ThinkingChoice, option("--thinking", help="Think first; auto: as the model does by itself.")
     ] = ThinkingChoice.auto,
@@ -46,16 +50,17 @@ def command(
     from minicpm.errors import BadInput
 
     settings = Settings(thinking=thinking.value, sampling=sampling)
-    if raw and (system is not None or thinking is not ThinkingChoice.auto):
+    if raw and (system is not None or image or thinking is not ThinkingChoice.auto):
         raise BadInput(
-            "--raw continues plain text, so it goes with neither --system nor --thinking. Leave one out."
+            "--raw continues plain text, so it goes with none of --system, --image and --thinking. "
+            "Leave one out."
         )
     message = _message(prompt)
     if raw:
         printed = asking.continue_text(model, message, load, settings, verbose=verbose, silent=json)
     else:
         printed = asking.answer_message(
-            model, message, load, settings, system=system, verbose=verbose, silent=json
+            model, message, load, settings, system=system, images=image or (), verbose=verbose, silent=json
         )
     if json:
         from minicpm.cli.output import print_json
