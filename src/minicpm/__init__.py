@@ -11,7 +11,7 @@ from minicpm.errors import MiniCPMError
 
 if TYPE_CHECKING:
     from minicpm import testing
-    from minicpm.checkpoint import load_decoder
+    from minicpm.checkpoint import load_decoder, load_draft
     from minicpm.engine.api import load
     from minicpm.engine.embedder import load_embedder
     from minicpm.engine.reranker import load_reranker
@@ -22,6 +22,7 @@ __all__ = [
     "errors",
     "load",
     "load_decoder",
+    "load_draft",
     "load_embedder",
     "load_reranker",
     "testing",
@@ -31,6 +32,7 @@ __all__ = [
 _LAZY: dict[str, tuple[str, str | None]] = {
     "load": ("minicpm.engine.api", "load"),
     "load_decoder": ("minicpm.checkpoint", "load_decoder"),
+    "load_draft": ("minicpm.checkpoint", "load_draft"),
     "load_embedder": ("minicpm.engine.embedder", "load_embedder"),
     "load_reranker": ("minicpm.engine.reranker", "load_reranker"),
     "testing": ("minicpm.testing", None),

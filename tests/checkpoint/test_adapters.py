@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from minicpm.cache import Batch, Segment
 from minicpm.checkpoint import convert_bin, load, open_checkpoint
 from minicpm.checkpoint.adapters import attach, detach, merge, open_adapter
+from minicpm.checkpoint.hub.listing import choose_files
+from minicpm.checkpoint.hub.names import parse_name
 from minicpm.errors import (
     BadConfig,
     BadParameter,
@@ -425,6 +427,31 @@ def test_a_converted_adapter_is_the_one_that_was_pickled(own, tmp_path):
     found = load_file(converted.path / "adapter_model.safetensors")
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_an_adapter_is_pulled_without_the_tokenizer_code_beside_it():
+    files = ["adapter_config.json", "adapter_model.safetensors", "README.md", "run.py", "training_args.bin"]
+    chosen = choose_files(parse_name("org/adapter"), files)
+    assert chosen == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_experts_take_an_adapter_merged_only(tmp_path):
+    """Their rows are not those of the batch, so beside the weights it is refused; merged it is exact."""
+    folder = tiny_checkpoint("minicpm-moe-8x2b", tmp_path / "model")
+    adapter = open_adapter(tiny_adapter(tmp_path / "adapter", folder, ("w1", "w2", "q_proj")))
+    for prepare in (True, False):
+        decoder = decoder_of(folder, prepare=prepare)
+        before = logits_of(decoder, ids_of(decoder, 9))
+        with pytest.raises(BadParameter, match=r"experts\.0\.w1.*merge it into the model"):
+            attach(decoder, "x", adapter)
+        assert torch.equal(logits_of(decoder, ids_of(decoder, 9)), before)
+    with pytest.raises(BadParameter, match="prepare=False"):
+        merge(decoder_of(folder, prepare=True), adapter)
+    decoder = decoder_of(folder, prepare=False)
+    ids = ids_of(decoder, 20)
+    wanted = with_peft(decoder_of(folder, prepare=False), adapter.path, ids)
+    merge(decoder, adapter)
+    assert_same(logits_of(decoder, ids), wanted)
 
 
 def test_damaged_folders_are_refused(own, tmp_path):

@@ -10,6 +10,8 @@ from minicpm.cache import Segment
 from minicpm.errors import BadParameter
 from minicpm.layers.fused import fuse, project
 from minicpm.layers.lora import Adapters, Directional, LowRank, adapted, make_adaptable, weight_with
+from minicpm.layers.quant_linear import QuantLinear
+from minicpm.ops.quant_tensor import QuantTensor, Scheme, pack_codes
 from minicpm.ops.rows import pad_rows
 
 INPUTS, OUTPUTS, RANK = 24, 20, 3
@@ -160,6 +162,23 @@ def test_a_projection_keeps_its_name_weight_and_nothing_else(model):
     assert list(model.state_dict()) == list(fresh.state_dict())
     assert make_adaptable(model, "proj", model.adapters) is model["proj"]
     assert torch.equal(adapted(fresh["proj"], torch.ones(1, INPUTS), out := torch.ones(1)), out)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@torch.no_grad()
+def test_a_packed_projection_takes_updates_and_stays_packed(dora):
+    scheme = Scheme(bits=8, group=INPUTS // 2)
+    codes = torch.randint(0, 255, (OUTPUTS, INPUTS), dtype=torch.uint8)
+    packed = QuantLinear(QuantTensor(pack_codes(codes, 8), torch.rand(OUTPUTS, 2) / 99, None, scheme))
+    model, plan, x = nn.ModuleDict({"proj": packed}), [(2, "a"), (3, None)], torch.randn(5, INPUTS)
+    adapters, before = Adapters({"a"}), packed(x)
+    projection = make_adaptable(model, "proj", adapters)
+    projection.updates["a"] = update_of(1, dora=dora, weight=projection.weight)
+    with adapters.routed(segments_of(plan), x.device):
+        found = projection(x)
+    assert torch.equal(found[2:], before[2:])
+    assert torch.allclose(found[:2], x[:2] @ weight_with(projection, "a").T, atol=FLOAT32)
+    assert projection.packed.codes.dtype == torch.uint8
 
 
 @torch.no_grad()

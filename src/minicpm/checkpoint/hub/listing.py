@@ -12,6 +12,7 @@ from minicpm.checkpoint.shards import INDEX
 from minicpm.errors import NotOnHub, UnsafeFormat
 
 BIN_INDEX = "pytorch_model.bin.index.json"
+_ADAPTER = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 _WANTED = frozenset(
     {
         CONFIG,
@@ -62,12 +63,14 @@ class Listing:
 
 
 def choose_files(name: HubName, available: Sequence[str], *, allow_bin: bool = False) -> list[str]:
-    """The files of a repository that a model needs, sorted; never Python code.
+    """The files of a repository that a model or an adapter needs, sorted; never Python code.
 
     Weights are safetensors. Pickle files are taken only with `allow_bin`, for `minicpm convert`, and only
     when there are no safetensors. Raises UnsafeFormat or NotOnHub when nothing usable is there.
     """
     names = [n for n in available if is_bare_name(n)]
+    if CONFIG not in names and _ADAPTER.issubset(names):
+        return sorted(_ADAPTER.union(n for n in names if n in _WANTED))
     weights = _safetensors(names)
     pickles = [n for n in names if n.startswith("pytorch_model") and n.endswith(".bin")]
     if not weights and pickles and not allow_bin:
