@@ -7,11 +7,12 @@ import torch
 
 from minicpm.checkpoint.building import blank
 from minicpm.checkpoint.folder import Checkpoint
+from minicpm.checkpoint.matching import check_tensors
 from minicpm.checkpoint.naming import with_prefix
 from minicpm.checkpoint.plan import MemoryPlan
 from minicpm.checkpoint.reading import TORCH_DTYPES
 from minicpm.config import BYTES
-from minicpm.errors import NotTernary
+from minicpm.errors import NotTernary, WeightMismatch
 from minicpm.models.registry import parse
 from minicpm.models.trunk import Trunk
 from minicpm.quant.packing import Packing, hold_packed, packing_of, projections
@@ -21,11 +22,16 @@ from minicpm.quant.ternary import Fit, Group, measure, pack
 def packing_of_checkpoint(checkpoint: Checkpoint) -> Packing | None:
     """How the projections of a checkpoint pack, in the dtype they are stored in; None when they do not.
 
-    Tensors are read one after the other, up to the first that is not ternary. Names and shapes must be those
-    of its config.
+    Tensors are read one after the other, up to the first that is not ternary. A checkpoint whose tensors are
+    not those of its config does not pack.
     """
     model = blank(parse(checkpoint.raw_config))
-    checkpoint = with_prefix(checkpoint, dict(model.named_parameters()))
+    needed = {name: weight.shape for name, weight in model.named_parameters()}
+    checkpoint = with_prefix(checkpoint, needed)
+    try:
+        check_tensors(needed, checkpoint, unused=model.unused)
+    except WeightMismatch:
+        return None
     fits = {}
     for name, fit in _measured(model, checkpoint):
         if not fit.groups:

@@ -1,4 +1,4 @@
-"""What a model folder is, as one document: read from its small files, without torch and without weights."""
+"""What a model folder is, as one document: read from its small files, and of weights only ternary ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 from minicpm.config import (
     MLA,
     DefaultRope,
+    Dense,
     DynamicNTKRope,
     Embedding,
+    FATReLU,
+    FeedForward,
     InfLLM,
     LinearRope,
     LongRope,
     ModelConfig,
+    MoE,
     NextToken,
     Relevance,
     Rope,
@@ -50,6 +54,7 @@ def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = Non
         "kv_heads": first.mixer.kv_heads,
         "head_dim": first.mixer.head_dim,
         "intermediate": first.ffn.intermediate,
+        "feed_forward": feed_forward_text(first.ffn),
         "vocabulary": config.vocab,
         "tied": config.tied,
         "parameters": parameter_count(config),
@@ -62,6 +67,17 @@ def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = Non
         "memory": [_memory(config, tokens) for tokens in contexts or _usual(config)],
         "notes": list(config.notes),
     }
+
+
+def feed_forward_text(ffn: FeedForward) -> str:
+    """What sets a feed-forward apart: experts, or an activation with exact zeros."""
+    match ffn:
+        case MoE():
+            return f"{ffn.experts} experts, {ffn.chosen} per token"
+        case Dense(act=FATReLU(threshold)):
+            return f"FATReLU above {threshold:g}"
+        case Dense():
+            return ""
 
 
 def attention_text(config: ModelConfig) -> str:
@@ -86,7 +102,13 @@ def describe_folder(folder: Path, contexts: Sequence[int] | None = None) -> Docu
 
     checkpoint = open_checkpoint(folder)
     document = describe_config(checkpoint.raw_config, contexts)
-    described = {"path": str(folder), **document, **_files(checkpoint), "licence": licence_of(folder)}
+    described = {
+        "path": str(folder),
+        **document,
+        **_files(checkpoint),
+        "ternary": _ternary(checkpoint),
+        "licence": licence_of(folder),
+    }
     if document["use"] != _CHAT:
         return described
     chat = chat_format(folder, document["family"])
@@ -141,6 +163,25 @@ def _files(checkpoint: "Checkpoint") -> Document:
         "files": len(checkpoint.files),
         "tensors": len(checkpoint.tensors),
         "stored_as": sorted({info.dtype for info in checkpoint.tensors.values()}),
+    }
+
+
+def _ternary(checkpoint: "Checkpoint") -> Document | None:
+    """How the weights pack if they are ternary, for which they are read; a few bytes rule most others out."""
+    from minicpm.checkpoint.probing import may_be_ternary
+
+    if not may_be_ternary(checkpoint):
+        return None
+    from minicpm.checkpoint.ternary import packing_of_checkpoint
+
+    packing = packing_of_checkpoint(checkpoint)
+    if packing is None:
+        return None
+    return {
+        "group": packing.group,
+        "bits_per_weight": packing.bits_per_weight,
+        "packed_bytes": checkpoint.total_bytes - packing.nbytes_before + packing.nbytes,
+        "plain_bytes": checkpoint.total_bytes,
     }
 
 

@@ -20,6 +20,7 @@ from minicpm.engine.local_chat import LocalChat
 from minicpm.engine.memory import default_pages, free_bytes_on
 from minicpm.engine.sampling import SamplingParams
 from minicpm.engine.stream import Stream
+from minicpm.errors import BadParameter
 from minicpm.models import registry
 from minicpm.models.decoder import Decoder
 from minicpm.text.chat import Message, Thinking, Tool
@@ -155,6 +156,7 @@ def load(
     backend: str = "auto",
     context: int | None = None,
     sparse: str = "auto",
+    weights: str = "plain",
     revision: str | None = None,
     offline: bool = False,
     pages: int | None = None,
@@ -171,9 +173,12 @@ def load(
     sequences together (one full context, as far as memory allows, unless said). `adapters` are LoRA folders
     by the name that requests use; `merged` is one that is added to the weights for good, before the others.
     `sparse` "on" lets long sequences attend to chosen blocks (InfLLM-V2) whatever the checkpoint says, "off"
-    to all there is.
+    to all there is. `weights` "packed" holds ternary ones (BitCPM4) in about two bits each: less memory, the
+    same answers, and without a kernel for it slower ones; adapters cannot be added.
     All errors are MiniCPMErrors.
     """
+    if weights == "packed" and (adapters or merged):
+        raise BadParameter("Packed weights take no adapters. Load plain ones, or leave the adapters out.")
     folder = checkpoints.resolve(str(model), revision=revision, offline=offline, progress=progress)
     opened = checkpoints.open_checkpoint(folder)
     decoder = checkpoints.load(
@@ -183,6 +188,7 @@ def load(
         backend=backend,
         context=context,
         sparse=sparse,
+        weights=weights,
         progress=progress,
     )
     notes = _adapt(decoder, str(model), merged, adapters or {})

@@ -29,6 +29,12 @@ def command(
         list[int] | None,
         option("--context", parser=whole_number, help="Say the memory at this many tokens; repeatable."),
     ] = None,
+    sparsity: Annotated[
+        str | None,
+        option(
+            "--sparsity", metavar="TEXT", help="Measure the share of neurons that this text leaves at zero."
+        ),
+    ] = None,
     revision: Annotated[str | None, option("--revision", help="Branch, tag or commit.")] = None,
     json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -41,7 +47,10 @@ def command(
 
     folder = _folder(model, revision)
     if template:
-        _print_template(_needed(folder, model))
+        _print_template(_needed(folder, model, "template"))
+        return
+    if sparsity is not None:
+        _print_sparsity(_needed(folder, model, "weights"), model, sparsity, json)
         return
     if folder is None:
         document = description.describe_config(_published(model), context or None)
@@ -65,12 +74,12 @@ def _folder(name: str, revision: str | None) -> Path | None:
         return None
 
 
-def _needed(folder: Path | None, name: str) -> Path:
+def _needed(folder: Path | None, name: str, what: str) -> Path:
     from minicpm.errors import NotACheckpoint
 
     if folder is None:
         raise NotACheckpoint(
-            f"{name} was not pulled, so its template is not here. `minicpm pull {name}` helps."
+            f"{name} was not pulled, so nothing of its {what} is here. `minicpm pull {name}` helps."
         )
     return folder
 
@@ -104,7 +113,7 @@ def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
         ("family", f"{d['family']} ({d['title']}), {', '.join(d['architecture'] or ['not named'])}"),
         ("for", f"`minicpm {d['use']}`"),
         ("parameters", f"{d['parameters']:,}"),
-        ("layers", f"{d['layers']} of width {d['hidden']:,}, feed-forward {d['intermediate']:,}"),
+        ("layers", f"{d['layers']} of width {d['hidden']:,}, feed-forward {_feed_forward(d)}"),
         ("heads", f"{d['heads']} query, {d['kv_heads']} key-value, of width {d['head_dim']}"),
         ("vocabulary", f"{d['vocabulary']:,}{_output_head(d)}"),
         ("context", f"{d['context']:,} tokens" + (f", up to {d['reach']:,}" * (d["reach"] > d["context"]))),
@@ -114,9 +123,26 @@ def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "path" in d:
         stored = f"{size(d['bytes'])} as {', '.join(d['stored_as'])} in {d['tensors']} tensors"
-        rows += [("weights", stored), *_chat_rows(d), ("licence", d["licence"] or "not stated in the folder")]
+        rows += [("weights", stored), ("ternary", _ternary(d["ternary"]))]
+        rows += [*_chat_rows(d), ("licence", d["licence"] or "not stated in the folder")]
     rows.append(("memory", "\n".join(map(_memory, d["memory"]))))
     return [row for row in rows if row[1]] + [("note", note) for note in d["notes"]]
+
+
+def _feed_forward(d: dict[str, Any]) -> str:
+    return f"{d['intermediate']:,}" + (f", {d['feed_forward']}" if d["feed_forward"] else "")
+
+
+def _ternary(packing: dict[str, Any] | None) -> str:
+    from minicpm.cli.units import size
+
+    if packing is None:
+        return ""
+    groups = "rows" if packing["group"] == "row" else f"groups of {packing['group']}"
+    return (
+        f"yes, in {groups}: {packing['bits_per_weight']:.2f} bits per packed weight, "
+        f"{size(packing['packed_bytes'])} instead of {size(packing['plain_bytes'])}"
+    )
 
 
 def _output_head(d: dict[str, Any]) -> str:
@@ -168,3 +194,14 @@ def _print_template(folder: Path) -> None:
     ]
     print("# a conversation written with it")
     print(printable(chat.prompt_text(messages)))
+
+
+def _print_sparsity(folder: Path, name: str, text: str, as_json: bool) -> None:
+    from minicpm.cli import sparsity
+    from minicpm.cli.output import print_json, print_lines
+
+    found = sparsity.measure(folder, text)
+    if as_json:
+        print_json({"model": name, "sparsity": found})
+    else:
+        print_lines(sparsity.lines(found))
