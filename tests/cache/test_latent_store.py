@@ -39,6 +39,14 @@ def test_a_page_is_copied_whole_and_alone():
     assert torch.equal(torch.cat((second, third)), before[PAGE:])
 
 
+def test_growing_keeps_what_is_held_and_makes_room():
+    store, latents = store_of(1), torch.randn(PAGE, 6)
+    store.write(slice(0, PAGE), latents)
+    store.grow(3)
+    assert torch.equal(store.read(slice(0, PAGE)), latents)
+    assert store.nbytes == 3 * PAGE * 6 * 4
+
+
 def test_latents_are_rounded_to_the_dtype_of_the_store():
     store, latents = store_of(1, dtype=torch.bfloat16), torch.randn(2, 6)
     store.write(slice(0, 2), latents)

@@ -168,6 +168,17 @@ def test_greedy_text_of_the_engine_equals_transformers(tmp_path):
         assert list(stream.result().samples[0].token_ids) == wanted[0, len(ids) :].tolist()
 
 
+def test_a_sequence_goes_on_in_a_cache_that_has_grown(toy):
+    model = toy(TOY)
+    decoder, ids = model.decoder(backend="torch"), model.ids(100)
+    cache = decoder.new_cache(1)
+    seq = cache.open()
+    first = feed(decoder, cache, seq, ids[:60])
+    assert not cache.reserve(seq, 40)
+    cache.grow(2)
+    assert_close(torch.cat((first, feed(decoder, cache, seq, ids[60:]))), our_logits(decoder, ids))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [1, 64, 65, 200])
 def test_the_cache_of_a_sequence_takes_the_counted_bytes(toy, tokens, dtype):
