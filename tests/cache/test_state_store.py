@@ -191,7 +191,7 @@ class StateMachine(RuleBasedStateMachine):
 
 TestStoreEqualsTheNaiveModel = StateMachine.TestCase
 TestStoreEqualsTheNaiveModel.settings = settings(
-    max_examples=100,
+    max_examples=60,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

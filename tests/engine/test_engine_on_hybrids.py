@@ -49,12 +49,19 @@ def engines(hybrid: Decoder) -> Iterator[Engines]:
 def fresh(hybrid: Decoder) -> Callable[[Sequence[int], int], list[int]]:
     """Greedy continuation by full recomputation."""
 
+    known: dict[tuple[int, ...], int] = {}
+
+    def following(ids: tuple[int, ...]) -> int:
+        if ids not in known:
+            with torch.inference_mode():
+                known[ids] = int(hybrid.logits_for(list(ids))[-1].argmax())
+        return known[ids]
+
     def continuation(prompt: Sequence[int], count: int) -> list[int]:
-        ids = list(prompt)
-        with torch.inference_mode():
-            for _ in range(count):
-                ids.append(int(hybrid.logits_for(ids)[-1].argmax()))
-        return ids[len(prompt) :]
+        ids = tuple(prompt)
+        for _ in range(count):
+            ids += (following(ids),)
+        return list(ids[len(prompt) :])
 
     return continuation
 

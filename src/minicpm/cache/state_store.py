@@ -89,12 +89,14 @@ class StateStore:
         """`state` has seen `count` more tokens, none of them beyond the next page end."""
         held = self._sequences[seq]
         assert 0 < count <= PAGE - held.length % PAGE, f"{count} tokens from {held.length} pass a page end"
-        if held.length % PAGE:
+        leaves_mark = held.length % PAGE == 0
+        if not leaves_mark:
             del held.states[held.length]
         held.length += count
         held.states[held.length] = state.detach()
         held.recent = None
-        self._thin()
+        if leaves_mark:
+            self._thin()
 
     def remember(self, seq: int, recent: Recent) -> None:
         """Let the sequence go back among its last tokens, a page of them at most, until it advances again."""

@@ -79,12 +79,12 @@ class LightningAttention(nn.Module):
         )
         group = self.mixer.heads // self.mixer.kv_heads
         k, v = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (k, v))
+        slopes = alibi_slopes(self.mixer.heads, q.device)
         counts = [segment.count for segment in step.segments]
         segments = zip(step.segments, *(torch.split(x, counts) for x in (q, k, v)), strict=True)
-        return torch.cat([self._read(segment, qkv, step) for segment, *qkv in segments])
+        return torch.cat([self._read(segment, qkv, slopes, step) for segment, *qkv in segments])
 
-    def _read(self, segment: Segment, qkv: list[Tensor], step: Step) -> Tensor:
-        slopes = alibi_slopes(self.mixer.heads, qkv[0].device)
+    def _read(self, segment: Segment, qkv: list[Tensor], slopes: Tensor, step: Step) -> Tensor:
         operator = partial(step.ops.lightning, slopes=slopes, scale=self.mixer.scale)
         if step.cache is None:
             return operator(*qkv)[0]

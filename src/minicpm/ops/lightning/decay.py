@@ -1,5 +1,7 @@
 """How fast each head forgets, and its powers."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -10,9 +12,13 @@ def alibi_slopes(heads: int, device: torch.device | None = None) -> Tensor:
     The ALiBi series 2^(-8 (h + 1) / H) (arXiv 2108.12409, section 3). Where H is not a power of two: the
     series of the power below it, then every second slope of the power above it.
     """
+    return torch.tensor(_slopes(heads), dtype=torch.float32, device=device)
+
+
+@cache
+def _slopes(heads: int) -> list[float]:
     below = 1 << (heads.bit_length() - 1)
-    extra = _series(2 * below)[::2][: heads - below]
-    return torch.tensor(_series(below) + extra, dtype=torch.float32, device=device)
+    return _series(below) + _series(2 * below)[::2][: heads - below]
 
 
 def _series(heads: int) -> list[float]:
