@@ -219,19 +219,35 @@ def test_saved_and_opened_again_it_gives_the_same(name, seeing, folders, tmp_pat
     assert torch.equal(whole(decoder, prompt), whole(again, same))
 
 
-def test_a_tied_head_in_the_files_is_left_out(folders, tmp_path):
+def with_head(folder, change):
+    """The toy with an output matrix beside its embedding: `change` of it."""
     from safetensors.torch import load_file, save_file
 
-    folder = tiny_checkpoint("minicpm-v", tmp_path, num_hidden_layers=1)
     index = folder / "model.safetensors.index.json"
     told = json.loads(index.read_text())
     shard = folder / told["weight_map"]["llm.model.embed_tokens.weight"]
     tensors = load_file(shard)
-    tensors["llm.lm_head.weight"] = tensors["llm.model.embed_tokens.weight"].clone()
+    tensors["llm.lm_head.weight"] = change(tensors["llm.model.embed_tokens.weight"].clone())
     save_file(tensors, shard, metadata={"format": "pt"})
     told["weight_map"]["llm.lm_head.weight"] = shard.name
     index.write_text(json.dumps(told))
-    assert load_decoder(folder).logits_for([1, 2]).isfinite().all()
+    return folder
+
+
+def test_a_tied_head_in_the_files_is_left_out(tmp_path):
+    folder = with_head(tiny_checkpoint("minicpm-v", tmp_path), lambda embedding: embedding)
+    assert "llm.lm_head.weight" not in load_decoder(folder).state_dict()
+
+
+def test_a_head_that_differs_is_not_lost_where_the_config_does_not_say(tmp_path):
+    folder = with_head(tiny_checkpoint("minicpm-v", tmp_path), lambda embedding: embedding * 2)
+    with pytest.raises(WeightMismatch, match=r"output matrix llm\.lm_head\.weight that differs"):
+        load_decoder(folder)
+    raw, logits = json.loads((folder / "config.json").read_text()), {}
+    for tied in (True, False):
+        (folder / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": tied}))
+        logits[tied] = load_decoder(folder).logits_for([1, 2])
+    assert torch.equal(2 * logits[True], logits[False])
 
 
 # --- one result ---------------------------------------------------------------------------------------------

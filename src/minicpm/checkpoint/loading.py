@@ -17,6 +17,7 @@ from minicpm.checkpoint.plan import MemoryPlan, plan_memory, require_fit
 from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.resolving import resolve
 from minicpm.checkpoint.ternary import fill_packed, measure_packing, packed_plan
+from minicpm.checkpoint.tied_head import check_tied_head
 from minicpm.checkpoint.tokenizer_fit import check_tokenizer
 from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_count
 from minicpm.config.sparse import with_sparse
@@ -88,6 +89,7 @@ def load_as(
     needed = {n: p.shape for n, p in model.named_parameters()}
     checkpoint = with_prefix(checkpoint, needed)
     check_tensors(needed, checkpoint, unused=model.unused)
+    check_tied_head(checkpoint, config, model.unused)
     plan = plan_load(checkpoint, config, name, tokens=context or 0, device=target)
     if weights == "packed":
         packing = measure_packing(model, checkpoint, getattr(torch, name))
