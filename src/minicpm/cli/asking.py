@@ -55,7 +55,7 @@ def continue_text(
     if verbose:
         say_notes(model.notes)
     with stage("Stopped."):
-        stream = model.stream(text, **settings.sampling)
+        stream = model.stream(text, **settings.text_options())
     return print_answer(_events(stream), verbose=verbose, silent=silent)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from minicpm.engine.reranker import LocalReranker
 
 T = TypeVar("T")
+ADAPTER = "adapter"
+"""What the adapter of the command line is called among those of the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +38,17 @@ class LoadOptions:
     """Branch, tag or commit of a hub model."""
     offline: bool = False
     """Use only what is on this machine."""
+    adapter: str | None = None
+    """LoRA adapter that answers are made with: a folder or a hub name."""
+
+    @property
+    def used_adapter(self) -> str | None:
+        """The name of the adapter among those of the model."""
+        return None if self.adapter is None else ADAPTER
 
 
 LOADING = tuple(field.name for field in fields(LoadOptions))
-LOADING_WHOLE_TEXTS = tuple(name for name in LOADING if name not in ("context", "sparse"))
+LOADING_WHOLE_TEXTS = tuple(name for name in LOADING if name not in ("context", "sparse", "adapter"))
 """For models that look at whole texts, whose limit is their own."""
 
 
@@ -49,7 +58,8 @@ def open_model(name: str, options: LoadOptions) -> "Model":
     def loader() -> Callable[..., "Model"]:
         from minicpm.engine.api import load
 
-        return partial(load, sparse=options.sparse)
+        adapters = {} if options.adapter is None else {ADAPTER: options.adapter}
+        return partial(load, sparse=options.sparse, adapters=adapters)
 
     return _opened(name, options, loader)
 

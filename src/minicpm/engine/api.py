@@ -1,6 +1,7 @@
 """Loads a model and offers what people do with one: generate, chat, score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -191,7 +192,8 @@ def load(
         weights=weights,
         progress=progress,
     )
-    notes = _adapt(decoder, str(model), merged, adapters or {})
+    find = partial(checkpoints.resolve, offline=offline, progress=progress)
+    notes = _adapt(decoder, str(model), find, merged, adapters or {})
     if context is not None and pages is None:
         pages = -(-context // PAGE)
     return Model(
@@ -206,15 +208,19 @@ def load(
 
 
 def _adapt(
-    decoder: Decoder, model: str, merged: str | Path | None, adapters: Mapping[str, str | Path]
+    decoder: Decoder,
+    model: str,
+    find: Callable[[str], Path],
+    merged: str | Path | None,
+    adapters: Mapping[str, str | Path],
 ) -> list[str]:
     """Merge and attach what was asked for; what a user should know of it."""
     notes: list[str] = []
     if merged is not None:
-        adapter = open_adapter(checkpoints.resolve(str(merged)))
+        adapter = open_adapter(find(str(merged)))
         notes += [*adapter.settings.notes_for(model), *merge(decoder, adapter).notes]
     for name, path in adapters.items():
-        adapter = open_adapter(checkpoints.resolve(str(path)))
+        adapter = open_adapter(find(str(path)))
         attach(decoder, name, adapter)
         notes += [f"Adapter {name}: {note}" for note in adapter.settings.notes_for(model)]
     return notes

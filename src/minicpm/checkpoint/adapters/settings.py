@@ -51,7 +51,7 @@ class AdapterSettings:
 
     def notes_for(self, model: str) -> tuple[str, ...]:
         """What a user should know who gives this adapter to the model of that name or path."""
-        if self.base is None or PurePath(self.base).name.lower() == PurePath(model).name.lower():
+        if self.base is None or PurePath(self.base).name.lower() in model.lower():
             return self.notes
         return (*self.notes, f"it says it was made for {shown(self.base)}; its shapes fit this model too.")
 

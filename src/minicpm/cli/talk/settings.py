@@ -49,16 +49,23 @@ class Settings:
         thinking: Thinking = "auto",
         truncate: bool = False,
         sampling: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
     ) -> None:
         self.thinking = thinking
         self.truncate = truncate
+        self.adapter = adapter
         self.sampling = dict(sampling or {})
         SamplingParams(**self.sampling)
 
     def chat_options(self) -> dict[str, Any]:
         """What ChatModel.chat takes besides the messages."""
         truncate = {"truncate": True} if self.truncate else {}
-        return {"thinking": self.thinking, **truncate, **self.sampling}
+        return {"thinking": self.thinking, **truncate, **self.text_options()}
+
+    def text_options(self) -> dict[str, Any]:
+        """What Model.stream takes besides the text."""
+        adapter = {} if self.adapter is None else {"adapter": self.adapter}
+        return {**adapter, **self.sampling}
 
     def set(self, key: str, text: str) -> None:
         """Sets one value from text, "default" for the model's own; BadInput or BadParameter if wrong."""

@@ -51,7 +51,9 @@ def command(
     """
     from minicpm.cli import standard_input
 
-    settings = Settings(thinking=thinking.value, truncate=truncate, sampling=sampling)
+    settings = Settings(
+        thinking=thinking.value, truncate=truncate, sampling=sampling, adapter=load.used_adapter
+    )
     if standard_input.is_terminal():
         from minicpm.cli.opening import open_model
         from minicpm.cli.pictures import read_pictures

@@ -49,7 +49,7 @@ def command(
     from minicpm.cli import asking
     from minicpm.errors import BadInput
 
-    settings = Settings(thinking=thinking.value, sampling=sampling)
+    settings = Settings(thinking=thinking.value, sampling=sampling, adapter=load.used_adapter)
     if raw and (system is not None or image or thinking is not ThinkingChoice.auto):
         raise BadInput(
             "--raw continues plain text, so it goes with none of --system, --image and --thinking. "
