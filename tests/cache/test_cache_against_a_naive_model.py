@@ -138,6 +138,14 @@ class CacheMachine(RuleBasedStateMachine):
         del self.t.tokens[seq][n:]
         assert self.t.cache.rewind(seq, n) == len(self.t.tokens[seq])
 
+    @rule(more=st.integers(0, 3))
+    @precondition(lambda self: self.t.cache.total_pages < 12)
+    def grow(self, more):
+        before, total = self.t.cache.free_pages, self.t.cache.total_pages + more
+        self.t.cache.grow(total)
+        assert self.t.cache.free_pages == before + more
+        assert self.t.cache.total_pages == total
+
     @rule(data=st.data())
     @precondition(lambda self: 0 < len(self.t.tokens) < 6)
     def fork(self, data):

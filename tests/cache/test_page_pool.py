@@ -43,6 +43,14 @@ def test_a_page_is_free_again_when_its_last_holder_drops_it():
     assert pool.take() == page
 
 
+def test_a_pool_grows_by_free_pages_that_come_last():
+    pool = PagePool(2)
+    pool.take()
+    pool.grow(4)
+    assert (pool.free, pool.total) == (3, 4)
+    assert [pool.take() for _ in range(3)] == [1, 2, 3]
+
+
 def test_misuse_is_noticed():
     pool = PagePool(1)
     with pytest.raises(AssertionError, match="free and cannot be shared"):

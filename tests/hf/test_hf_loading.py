@@ -1,5 +1,6 @@
 """transformers opens our folders without remote code, and what it saves both sides open again."""
 
+import copy
 import json
 import math
 
@@ -15,7 +16,7 @@ from minicpm import load_decoder
 from minicpm.errors import UnknownModel, UnreadConfig
 from minicpm.hf.config import read_shape
 from minicpm.models import registry
-from minicpm.testing import tiny_config
+from minicpm.testing import tiny_checkpoint, tiny_config
 
 
 def test_auto_classes_open_every_family_with_published_names(opened, decoder, family):
@@ -120,6 +121,43 @@ def test_rotary_tables_of_old_checkpoints_are_no_news(folder, tmp_path):
     _, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["unexpected_keys"]
     assert not report["missing_keys"]
+
+
+@pytest.mark.parametrize("trust", [None, False, True])
+def test_code_beside_a_checkpoint_is_never_run(tmp_path, trust):
+    """Also where a script asks for it, as scripts for the published classes do."""
+    homes = {
+        "AutoConfig": "configuration_minicpm.MiniCPMConfig",
+        "AutoModel": "modeling_minicpm.MiniCPMModel",
+        "AutoModelForCausalLM": "modeling_minicpm.MiniCPMForCausalLM",
+    }
+    path = tiny_checkpoint("minicpm4-8b", tmp_path, auto_map=homes)
+    for name in ("configuration_minicpm.py", "modeling_minicpm.py"):
+        (path / name).write_text("raise AssertionError('code of a checkpoint was run')")
+    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trust)
+    assert type(model) is minicpm.hf.MiniCPMForCausalLM
+    assert AutoTokenizer.from_pretrained(path, trust_remote_code=trust)("hello")["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["minicpm-2b", "minicpm4-8b"])
+def test_a_wider_vocabulary_is_saved_and_reopened(fresh, ids, tmp_path, name, assert_near):
+    model, tokens = fresh(name), ids(1, 9)
+    with torch.no_grad():
+        before = model(tokens).logits
+        model.resize_token_embeddings(before.shape[-1] + 7, mean_resizing=False)
+        assert_near(model(tokens).logits[..., :-7], before)
+        model.save_pretrained(tmp_path)
+        assert_near(load_decoder(tmp_path, prepare=False).logits_for(tokens[0])[:, :-7], before[0])
+
+
+def test_a_copy_is_a_model_of_its_own(fresh, ids):
+    model, tokens = fresh("minicpm4-8b"), ids(1, 9)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        before = model(tokens).logits
+        model.model.norm.weight.zero_()
+        assert torch.equal(copied(tokens).logits, before)
+        assert not model(tokens).logits.any()
 
 
 def test_a_key_that_nobody_reads_is_refused(folder):

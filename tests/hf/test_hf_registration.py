@@ -41,7 +41,7 @@ def test_a_model_type_that_is_taken_stays_taken_until_it_is_asked_for(monkeypatc
 @pytest.mark.parametrize(
     ("before", "why"),
     [
-        ("sys.modules['transformers'] = None", "needs transformers, which is not installed"),
+        ("sys.modules['transformers'] = None", "needs transformers, which cannot be imported"),
         (
             "sys.modules['transformers'] = types.SimpleNamespace(__version__='4.57.1')",
             "needs transformers 5 or newer, and 4.57.1 is installed",

@@ -10,7 +10,8 @@ try:
     import transformers
 except ImportError as error:
     raise MissingExtra(
-        "minicpm.hf needs transformers, which is not installed. `pip install 'minicpm[hf]'` installs it."
+        f"minicpm.hf needs transformers, which cannot be imported ({' '.join(str(error).split())}). "
+        "`pip install 'minicpm[hf]'` installs it with what it needs."
     ) from error
 if int(transformers.__version__.split(".", maxsplit=1)[0]) < 5:
     raise MissingExtra(

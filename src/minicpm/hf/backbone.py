@@ -32,10 +32,11 @@ class MiniCPMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = {"MiniCPMDecoderModel", "MiniCPMSALADecoderModel"}  # noqa: RUF012 - as transformers types it
-    _skip_keys_device_placement = {"past_key_values"}  # noqa: RUF012
+    # Lists, as transformers adds to copies of them.
+    _no_split_modules = ["MiniCPMDecoderModel", "MiniCPMSALADecoderModel"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     # Tables that old checkpoints carry and that are computed from the config instead.
-    _keys_to_ignore_on_load_unexpected = {r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"}  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"]  # noqa: RUF012
 
 
 class _Memory(NamedTuple):

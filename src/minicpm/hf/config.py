@@ -16,7 +16,7 @@ class MiniCPMConfig(PreTrainedConfig):
     """The config of a checkpoint with model_type "minicpm": all its keys are attributes, and are saved."""
 
     model_type = "minicpm"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - transformers appends to a copy
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - transformers reads a list
     architecture = "MiniCPMForCausalLM"
     tie_word_embeddings = True
     use_cache = True
