@@ -175,11 +175,14 @@ def load(
     by the name that requests use; `merged` is one that is added to the weights for good, before the others.
     `sparse` "on" lets long sequences attend to chosen blocks (InfLLM-V2) whatever the checkpoint says, "off"
     to all there is. `weights` "packed" holds ternary ones (BitCPM4) in about two bits each: less memory, the
-    same answers, and without a kernel for it slower ones; adapters cannot be added.
+    same answers, and slower ones, for each forward decodes them.
     All errors are MiniCPMErrors.
     """
-    if weights == "packed" and (adapters or merged):
-        raise BadParameter("Packed weights take no adapters. Load plain ones, or leave the adapters out.")
+    if weights == "packed" and merged is not None:
+        raise BadParameter(
+            "An adapter cannot be merged into packed weights, which would be ternary no longer. Load it "
+            "beside them, as one of `adapters`, or load plain weights."
+        )
     folder = checkpoints.resolve(str(model), revision=revision, offline=offline, progress=progress)
     opened = checkpoints.open_checkpoint(folder)
     decoder = checkpoints.load(
