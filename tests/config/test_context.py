@@ -39,6 +39,10 @@ def test_within_the_native_context_only_the_limit_changes(name):
 REACHES = {
     "MiniCPM-2B": 4096,
     "MiniCPM-1B": 4096,
+    "OmniLMM-12B": 4096,
+    "MiniCPM-MoE-8x2B": 4096,
+    "MiniCPM-S-1B": 4096,
+    "MiniCPM-V": 4096,
     "MiniCPM-2B-128k": 4 * 65536,
     "MiniCPM3-4B": 32768,
     "MiniCPM4-8B": 131072,
