@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -123,6 +125,14 @@ def test_all_weights_are_counted(name, billions):
     counted = sum(weight.numel() for weight in blank(config).parameters())
     assert counted == parameter_count(config)
     assert counted / 1e9 == pytest.approx(billions, abs=0.05)
+
+
+def test_a_blank_model_is_made_without_torchs_compiler():
+    code = "import sys; from minicpm.checkpoint.building import blank; "
+    code += "from minicpm.models.published import by_name; from minicpm.models.registry import parse; "
+    code += "blank(parse(by_name('MiniCPM-V').raw)); print('sympy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
 
 
 @EITHER

@@ -6,7 +6,7 @@ from torch.nn.functional import linear
 
 from minicpm.config.vision import FreshPositions, Perceiver, ResizedPositions
 from minicpm.models.vision.attention import attend_all
-from minicpm.models.vision.initial import small_random
+from minicpm.models.vision.initial import fixed_positions, small_random
 from minicpm.models.vision.patches import Patches
 from minicpm.models.vision.positions import Grid, resized, sincos_2d
 
@@ -23,7 +23,7 @@ class Resampler(nn.Module):
         self._config = config
         self._grid = Grid(config.side, config.side)
         self.query = nn.Parameter(small_random(config.queries, hidden))
-        self.pos_embed = nn.Parameter(sincos_2d(self._grid, hidden), requires_grad=False)
+        self.pos_embed = nn.Parameter(fixed_positions(self._grid, hidden), requires_grad=False)
         self.kv_proj = _projection(patch_width, hidden)
         self.attn = _Attention(hidden, config.heads)
         self.ln_q = nn.LayerNorm(hidden, eps=config.eps)
