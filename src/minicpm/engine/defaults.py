@@ -19,6 +19,8 @@ _FAMILIES: Mapping[str, Mapping[str, float]] = {
     "minicpm3": {"temperature": 0.7, "top_p": 0.7},
     "minicpm4": {"temperature": 0.7, "top_p": 0.7},
     "minicpm4.1": {"temperature": 0.9, "top_p": 0.95},
+    # Published with do_sample alone, which means transformers' own values.
+    "minicpm-sala": {"temperature": 1.0, "top_k": 50},
     "minicpm5": {"temperature": 0.9, "top_p": 0.95},
 }
 _WITHOUT_THINKING: Mapping[str, Mapping[str, float]] = {"minicpm5": {"temperature": 0.7}}
