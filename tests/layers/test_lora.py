@@ -108,6 +108,22 @@ def test_the_merged_weight_gives_what_the_update_gives(model, name):
     assert weight_with(projection, None) is projection.weight
 
 
+def test_a_merged_weight_is_made_once_and_again_when_something_changes(model):
+    projection = model["proj"].requires_grad_(False)
+    with torch.inference_mode():
+        first = weight_with(projection, "a")
+    assert not first.is_inference()
+    assert weight_with(projection, "a") is first
+    projection.weight.mul_(2)
+    second = weight_with(projection, "a")
+    assert torch.equal(second, projection.updates["a"].merged(projection.weight))
+    projection.updates["a"] = update_of(9, dora=False, weight=projection.weight)
+    assert torch.equal(weight_with(projection, "a"), projection.updates["a"].merged(projection.weight))
+    projection.requires_grad_(True)
+    weight_with(projection, "a").sum().backward()
+    assert torch.equal(projection.weight.grad, torch.ones(OUTPUTS, INPUTS))
+
+
 def test_magnitudes_become_the_norms_of_the_rows():
     weight, magnitude = torch.randn(OUTPUTS, INPUTS), torch.rand(OUTPUTS)
     low_rank = LowRank(torch.randn(RANK, INPUTS), torch.randn(OUTPUTS, RANK), 2.0)

@@ -128,6 +128,7 @@ class AdaptedLinear(nn.Module):
 
     weight: Tensor
     updates: dict[str, Update]
+    merged: "dict[str, _Merged]"
     _adapters: Adapters
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ class _AdaptedPlain(AdaptedLinear, nn.Linear):
         nn.Module.__init__(self)  # Linear's own would allocate a second weight
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
-        self.updates, self._adapters = {}, adapters
+        self.updates, self.merged, self._adapters = {}, {}, adapters
 
 
 class _AdaptedPacked(AdaptedLinear, QuantLinear):
@@ -157,7 +158,7 @@ class _AdaptedPacked(AdaptedLinear, QuantLinear):
 
     def __init__(self, base: QuantLinear, adapters: Adapters) -> None:
         QuantLinear.__init__(self, base.packed)
-        self.updates, self._adapters = {}, adapters
+        self.updates, self.merged, self._adapters = {}, {}, adapters
 
 
 def adapted(projection: nn.Module, x: Tensor, out: Tensor) -> Tensor:
@@ -165,12 +166,33 @@ def adapted(projection: nn.Module, x: Tensor, out: Tensor) -> Tensor:
     return projection.updated(x, out) if isinstance(projection, AdaptedLinear) else out
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Merged:
+    """A weight with an update in it, and the update and the state of the weight that it was made of."""
+
+    weight: Tensor
+    update: Update
+    version: int
+
+
 def weight_with(projection: AdaptedLinear, name: str | None) -> Tensor:
-    """The weight [O, I] that gives by itself what the projection gives rows with the adapter `name`."""
-    update = None if name is None else projection.updates.get(name)
-    return (
-        projection.weight if update is None else update.merged(projection.weight).to(projection.weight.dtype)
-    )
+    """The weight [O, I] that gives by itself what the projection gives rows with the adapter `name`.
+
+    It is made once and kept until the adapter or the weight changes, unless it is to be trained through.
+    """
+    update, weight = None if name is None else projection.updates.get(name), projection.weight
+    if name is None or update is None:
+        return weight
+    if weight.requires_grad and torch.is_grad_enabled():
+        return update.merged(weight).to(weight.dtype)
+    version = 0 if isinstance(projection, QuantLinear) else weight._version
+    held = projection.merged.get(name)
+    if held is None or held.update is not update or held.version != version:
+        # Not as an inference tensor: a later forward may be none of inference.
+        with torch.inference_mode(False), torch.no_grad():
+            held = _Merged(update.merged(weight).to(weight.dtype), update, version)
+        projection.merged[name] = held
+    return held.weight
 
 
 def make_adaptable(root: nn.Module, name: str, adapters: Adapters) -> AdaptedLinear:

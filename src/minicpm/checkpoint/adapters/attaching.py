@@ -42,3 +42,4 @@ def detach(decoder: Decoder, name: str) -> None:
     for projection in projections(decoder).values():
         if isinstance(projection, AdaptedLinear):
             projection.updates.pop(name, None)
+            projection.merged.pop(name, None)

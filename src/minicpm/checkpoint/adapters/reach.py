@@ -42,29 +42,24 @@ class _Witness(Update):
 @torch.no_grad()
 def unreached(decoder: Decoder, projections: Mapping[str, AdaptedLinear]) -> list[str]:
     """Names of projections that are not called once, on the batch's rows, in each kind of forward."""
-    with _watched(decoder, projections) as witnesses:
-        cache = decoder.new_cache(1)
-        seq = cache.open()
-        passes = (_missed(decoder, witnesses, count, kept, seq) for count, kept in _passes(cache))
-        return sorted(set().union(*passes))
+    cache = decoder.new_cache(1)
+    seq = cache.open()
+    missed: set[str] = set()
+    for count, kept in ((_FRESH, None), (_FIRST, cache), (_NEXT, cache)):
+        with _watched(decoder, projections) as witnesses:
+            _run(decoder, count, kept, seq)
+        padded = count + -count % row_multiple(decoder.dtype, decoder.device)
+        missed |= {name for name, witness in witnesses.items() if not witness.seen((count, padded))}
+    return sorted(missed)
 
 
-def _passes(cache: Cache) -> list[tuple[int, Cache | None]]:
-    return [(_FRESH, None), (_FIRST, cache), (_NEXT, cache)]
-
-
-def _missed(
-    decoder: Decoder, witnesses: Mapping[str, _Witness], count: int, cache: Cache | None, seq: int
-) -> set[str]:
-    for witness in witnesses.values():
-        witness.rows, witness.merges = [], False
+def _run(decoder: Decoder, count: int, cache: Cache | None, seq: int) -> None:
+    """A forward of so many tokens with the witness, continuing the cache's sequence if there is a cache."""
     start = 0 if cache is None else cache.length(seq)
     if cache is not None:
         assert cache.reserve(seq, count)
     ids = torch.arange(count, device=decoder.device) % decoder.config.vocab
     decoder(Batch(ids, (Segment(None if cache is None else seq, start, count, _WITNESS),), cache))
-    padded = count + -count % row_multiple(decoder.dtype, decoder.device)
-    return {name for name, witness in witnesses.items() if not witness.seen((count, padded))}
 
 
 @contextmanager
@@ -79,3 +74,4 @@ def _watched(decoder: Decoder, projections: Mapping[str, AdaptedLinear]) -> Iter
         decoder.adapters.names.discard(_WITNESS)
         for projection in projections.values():
             del projection.updates[_WITNESS]
+            projection.merged.pop(_WITNESS, None)
