@@ -155,7 +155,11 @@ def test_zero_experts_mean_a_dense_model():
 def test_fatrelu_is_read_with_its_threshold():
     raw = MINICPM | {"hidden_act": "fatrelu"}
     assert parse(raw | {"hidden_act_param": 0.02}).layers[0].ffn == Dense(16384, FATReLU(0.02))
+    assert parse(raw | {"hidden_act_param": 0}).layers[0].ffn == Dense(16384, FATReLU(0.0))
     assert parse(raw).layers[0].ffn == Dense(16384, FATReLU(0.01))
+    assert "hidden_act_param is -0.01, where a number from 0 on is needed" in refusal(
+        raw | {"hidden_act_param": -0.01}
+    )
 
 
 def test_a_threshold_without_fatrelu_is_refused():

@@ -64,13 +64,13 @@ class RawConfig:
             return max(least, 1)
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A positive number of at most 1e12."""
+    def number(self, key: str, default: float | None = None, *, least: float | None = None) -> float:
+        """A positive number of at most 1e12, or one from `least` on."""
         value = self._take(key)
         if value is None and default is not None:
             return default
-        if not _is_number(value):
-            self._refuse(key, value, "a positive number")
+        if not _is_number(value, least):
+            self._refuse(key, value, "a positive number" if least is None else f"a number from {least:g} on")
             return 1.0
         return float(value)
 
@@ -195,8 +195,10 @@ class RawConfig:
             )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST_NUMBER
+def _is_number(value: object, least: float | None = None) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= LARGEST_NUMBER:
+        return False
+    return value > 0 if least is None else value >= least
 
 
 def _short(value: object) -> str:

@@ -28,7 +28,7 @@ def _read_experts(raw: RawConfig, width: int, experts: int) -> MoE:
 def _read_activation(raw: RawConfig) -> Activation:
     kind = raw.text("hidden_act", "silu")
     if kind == "fatrelu":
-        return FATReLU(raw.number("hidden_act_param", _FATRELU_THRESHOLD))
+        return FATReLU(raw.number("hidden_act_param", _FATRELU_THRESHOLD, least=0))
     if kind != "silu":
         raw.problem(f"hidden_act is {kind!r}: only silu and fatrelu are known for this family")
     raw.expect("hidden_act_param", (), "only fatrelu takes a parameter")
