@@ -6,25 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from minicpm.config import (
     MLA,
-    DefaultRope,
     Dense,
-    DynamicNTKRope,
     Embedding,
     FATReLU,
     FeedForward,
     InfLLM,
-    LinearRope,
-    LongRope,
     ModelConfig,
     MoE,
     NextToken,
     Relevance,
-    Rope,
     extend,
     parameter_count,
     reach,
     resolve_dtype,
 )
+from minicpm.config.rope import rope_words
 from minicpm.config.sparse import chosen_blocks, dense_positions
 
 if TYPE_CHECKING:
@@ -61,7 +57,7 @@ def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = Non
         "dtype": config.dtype,
         "context": config.context,
         "reach": reach(config),
-        "rope": rope_text(config.rope),
+        "rope": rope_words(config.rope),
         "attention": attention_text(config),
         "eos_ids": list(config.eos),
         "memory": [_memory(config, tokens) for tokens in contexts or _usual(config)],
@@ -141,20 +137,6 @@ def chat_format(folder: Path, family_name: str) -> "ChatFormat":
 
     known = family(family_name)
     return ChatFormat.from_folder(folder, template=known.template, dialect=known.dialect)
-
-
-def rope_text(rope: Rope) -> str:
-    """The rotary embedding in a few words."""
-    match rope:
-        case DefaultRope():
-            return f"theta {rope.theta:,.0f}"
-        case LinearRope():
-            return f"theta {rope.theta:,.0f}, linear, factor {rope.factor:g}"
-        case DynamicNTKRope():
-            scaling = f"dynamic NTK, factor {rope.factor:g} beyond {rope.original:,} tokens"
-            return f"theta {rope.theta:,.0f}, {scaling}"
-        case LongRope():
-            return f"theta {rope.theta:,.0f}, longrope over {rope.original:,} tokens"
 
 
 def _files(checkpoint: "Checkpoint") -> Document:

@@ -71,3 +71,17 @@ def long_rope_attention_scale(length: float, original: int) -> float:
     if length <= original:
         return 1.0
     return math.sqrt(1 + math.log(length / original) / math.log(original))
+
+
+def rope_words(rope: Rope) -> str:
+    """The rotary embedding in a few words."""
+    match rope:
+        case DefaultRope():
+            return f"theta {rope.theta:,.0f}"
+        case LinearRope():
+            return f"theta {rope.theta:,.0f}, linear, factor {rope.factor:g}"
+        case DynamicNTKRope():
+            scaling = f"dynamic NTK, factor {rope.factor:g} beyond {rope.original:,} tokens"
+            return f"theta {rope.theta:,.0f}, {scaling}"
+        case LongRope():
+            return f"theta {rope.theta:,.0f}, longrope over {rope.original:,} tokens"

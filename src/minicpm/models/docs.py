@@ -5,21 +5,17 @@ from collections.abc import Iterable, Sequence
 
 from minicpm.config import (
     MLA,
-    DefaultRope,
     Dense,
-    DynamicNTKRope,
     FATReLU,
     FeedForward,
-    LinearRope,
-    LongRope,
     Mixer,
     ModelConfig,
     MoE,
-    Rope,
     parameter_count,
     reach,
 )
 from minicpm.config.memory import weight_bytes
+from minicpm.config.rope import rope_words
 from minicpm.models.published import Published, published
 from minicpm.models.registry import family, parse
 
@@ -78,7 +74,7 @@ def _size_cells(row: Published, config: ModelConfig) -> list[str]:
         str(config.vocab),
         str(config.context),
         str(reach(config)),
-        _rope_cell(config.rope),
+        rope_words(config.rope),
         _head_cell(config),
         f"{parameter_count(config):,}",
         f"{weights}, ternary" if row.ternary else weights,
@@ -113,18 +109,6 @@ def _ffn_cell(ffn: FeedForward) -> str:
             return str(ffn.intermediate)
         case MoE():
             return f"{ffn.experts} x {ffn.intermediate}, {ffn.chosen} used"
-
-
-def _rope_cell(rope: Rope) -> str:
-    match rope:
-        case DefaultRope():
-            return f"theta {rope.theta:,.0f}"
-        case LinearRope():
-            return f"linear, factor {rope.factor:g}"
-        case DynamicNTKRope():
-            return f"dynamic NTK, factor {rope.factor:g} over {rope.original}"
-        case LongRope():
-            return f"longrope over {rope.original}"
 
 
 def _source_cells(row: Published) -> list[str]:
