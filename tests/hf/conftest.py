@@ -15,6 +15,25 @@ from minicpm.testing import families, tiny_checkpoint, tiny_config
 collect_ignore_glob = [] if find_spec("transformers") else ["test_*.py"]
 
 
+# Further kinds: toy checkpoints of a family with something changed in their configs.
+VARIANTS = {
+    "sparse": (
+        "minicpm4-8b",
+        {
+            "sparse_config": {
+                "kernel_size": 8,
+                "kernel_stride": 4,
+                "init_blocks": 1,
+                "block_size": 64,
+                "window_size": 64,
+                "topk": 2,
+                "dense_len": 0,
+            }
+        },
+    )
+}
+
+
 def kinds() -> list[str]:
     """Families the door opens, one of each kind of layers, rope and head."""
     chosen = {}
@@ -27,7 +46,7 @@ def kinds() -> list[str]:
                 for part in (layer.mixer, layer.ffn, getattr(layer.ffn, "act", None))
             }
             chosen.setdefault((frozenset(parts), type(shape.rope), shape.tied), name)
-    return list(chosen.values())
+    return [*chosen.values(), *VARIANTS]
 
 
 def pytest_generate_tests(metafunc):
@@ -55,10 +74,12 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """folder(family, **changes of its config) -> a toy checkpoint."""
+    """folder(family or variant, **changes of its config) -> a toy checkpoint."""
     made: dict[str, Path] = {}
 
     def make(family: str, **changes) -> Path:
+        family, own = VARIANTS.get(family, (family, {}))
+        changes |= own
         key = json.dumps([family, changes])
         if key not in made:
             made[key] = tiny_checkpoint(family, tmp_path_factory.mktemp("hf"), **changes)

@@ -44,6 +44,16 @@ def test_the_cache_changes_no_token(opened, family, ids, greedy, options):
     assert torch.equal(cached, greedy(model, prompts, use_cache=False, **options))
 
 
+def test_a_long_prompt_chooses_the_same_blocks_whatever_feeds_it(opened, ids, greedy, assert_near):
+    model, prompts = opened("sparse"), ids(1, 300)
+    cached = greedy(model, prompts, new=5, num_beams=2)
+    assert torch.equal(cached, greedy(model, prompts, new=5, num_beams=2, use_cache=False))
+    with torch.no_grad():
+        sparse, dense = (opened(name)(prompts).logits for name in ("sparse", ONE))
+    assert_near(sparse[:, :64], dense[:, :64])
+    assert (sparse - dense)[:, -1].abs().max() > 1e-2, "all blocks were read"
+
+
 def test_sampling_is_the_same_with_and_without_a_cache(opened, ids, greedy):
     model, prompts = opened(ONE), ids(3, 20)
     drawn = []
