@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,7 +133,10 @@ def test_a_blank_model_is_made_without_torchs_compiler():
     code = "import sys; from minicpm.checkpoint.building import blank; "
     code += "from minicpm.models.published import by_name; from minicpm.models.registry import parse; "
     code += "blank(parse(by_name('MiniCPM-V').raw)); print('sympy' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    sources = os.environ | {"PYTHONPATH": str(Path(minicpm.__file__).parents[1])}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=sources
+    )
     assert found.stdout.strip() == "False"
 
 

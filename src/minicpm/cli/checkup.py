@@ -181,7 +181,7 @@ def _extras() -> Iterator[Finding]:
     """Optional parts; their absence is no fault."""
     from importlib.util import find_spec
 
-    parts = {"plot": "matplotlib", "ms": "modelscope_hub"}
+    parts = {"plot": "matplotlib", "ms": "modelscope_hub", "vision": "PIL"}
     there = [name for name, module in parts.items() if find_spec(module) is not None]
     absent = [f"minicpm[{name}]" for name in parts if name not in there]
     more = f"; {', '.join(absent)} can be added" if absent else ""
