@@ -218,11 +218,13 @@ def _adaptable(projection: nn.Module, adapters: Adapters) -> AdaptedLinear:
 def _update_rows(update: Update, x: Tensor, out: Tensor, rows: Rows) -> Tensor:
     if rows is ALL_ROWS:
         return update(x, out)
-    index = torch.arange(len(x), device=x.device)[rows] if isinstance(rows, slice) else rows
     # Padded like the whole batch is, so that a row's update does not depend on how many rows share it.
     multiple = row_multiple(x.dtype, x.device)
-    changed = update(pad_rows(x[rows], multiple), pad_rows(out[rows], multiple))
-    return out.index_copy(0, index, changed[: len(index)])
+    own = out[rows]
+    changed = update(pad_rows(x[rows], multiple), pad_rows(own, multiple))[: len(own)]
+    if isinstance(rows, slice):
+        return torch.cat((out[: rows.start], changed, out[rows.stop :]))
+    return out.index_copy(0, rows, changed)
 
 
 def _rows_of(name: str, segments: Sequence[Segment], device: torch.device) -> Rows:
