@@ -17,7 +17,7 @@ from minicpm.engine.images import ImageNumbers, PlacedImage, identity, image_for
 from minicpm.engine.request import Request
 from minicpm.engine.sampling import SamplingParams
 from minicpm.engine.sight import Sight
-from minicpm.errors import BadImage, BadParameter, MessageError
+from minicpm.errors import BadImage, BadParameter, MessageError, PromptTooLong
 from minicpm.models.vision_decoder import VisionDecoder
 from minicpm.testing import tiny_checkpoint
 from minicpm.text.images.parts import part_of_file
@@ -311,6 +311,12 @@ def test_a_bad_image_is_refused_before_anything_is_queued(model: Model):
     with pytest.raises(BadImage, match="only PNG, JPEG and WebP"):
         model.chat([{"role": "user", "content": [bad]}])
     assert model.engine.idle
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_its_pictures_are_decoded(model: Model, monkeypatch):
+    monkeypatch.setattr("minicpm.engine.local_chat.viewer", None)
+    with pytest.raises(PromptTooLong, match="the context holds 4,096"):
+        model.chat([_asking(*[1] * 600)])
 
 
 def test_truncation_drops_a_turn_with_its_image(model: Model):

@@ -1,8 +1,10 @@
 """Chats with a model in this process: messages to a prompt, the engine's tokens to events."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from minicpm.engine.admission import longest
 from minicpm.engine.answer import Answer
 from minicpm.engine.defaults import sampling_defaults
 from minicpm.engine.engine import Engine
@@ -54,8 +56,10 @@ class LocalChat:
             messages, notes = self._shortened(messages, tools, thinking, params.max_tokens)
         parser = self._format.parser(thinking=thinking, tools=tools)
         prompt = self._format.prompt(messages, tools=tools, thinking=thinking)
-        images = self._placed(prompt)
-        request = Request(prompt.ids, params, self._tokenizer.detokenizer, adapter, images)
+        request = Request(prompt.ids, params, self._tokenizer.detokenizer, adapter)
+        if prompt.images:
+            longest(request, self._engine.limits)  # before pictures are decoded in vain
+            request = replace(request, images=self._placed(prompt))
         stream = self._engine.submit(request)
         return Answer(stream, parser, notes=notes)
 
