@@ -1,6 +1,6 @@
 """Loads a model and offers what people do with one: generate, chat, score."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -9,7 +9,7 @@ import torch
 
 from minicpm import checkpoint as checkpoints
 from minicpm.cache import PAGE
-from minicpm.checkpoint.adapters import attach, merge, open_adapter
+from minicpm.checkpoint.adapters import Adapter, attach, merge, open_adapter
 from minicpm.checkpoint.progress import Progress
 from minicpm.config import ModelConfig, dtype_name
 from minicpm.engine.answer import Answer, Reply
@@ -184,6 +184,9 @@ def load(
             "beside them, as one of `adapters`, or load plain weights."
         )
     folder = checkpoints.resolve(str(model), revision=revision, offline=offline, progress=progress)
+    find = partial(checkpoints.resolve, offline=offline, progress=progress)
+    summed = None if merged is None else open_adapter(find(str(merged)))
+    beside = {name: open_adapter(find(str(path))) for name, path in (adapters or {}).items()}
     opened = checkpoints.open_checkpoint(folder)
     decoder = checkpoints.load(
         opened,
@@ -195,8 +198,7 @@ def load(
         weights=weights,
         progress=progress,
     )
-    find = partial(checkpoints.resolve, offline=offline, progress=progress)
-    notes = _adapt(decoder, str(model), find, merged, adapters or {})
+    notes = _adapt(decoder, str(model), summed, beside)
     if context is not None and pages is None:
         pages = -(-context // PAGE)
     return Model(
@@ -211,19 +213,13 @@ def load(
 
 
 def _adapt(
-    decoder: Decoder,
-    model: str,
-    find: Callable[[str], Path],
-    merged: str | Path | None,
-    adapters: Mapping[str, str | Path],
+    decoder: Decoder, model: str, merged: Adapter | None, adapters: Mapping[str, Adapter]
 ) -> list[str]:
     """Merge and attach what was asked for; what a user should know of it."""
     notes: list[str] = []
     if merged is not None:
-        adapter = open_adapter(find(str(merged)))
-        notes += [*adapter.settings.notes_for(model), *merge(decoder, adapter).notes]
-    for name, path in adapters.items():
-        adapter = open_adapter(find(str(path)))
+        notes += [*merged.settings.notes_for(model), *merge(decoder, merged).notes]
+    for name, adapter in adapters.items():
         attach(decoder, name, adapter)
         notes += [f"Adapter {name}: {note}" for note in adapter.settings.notes_for(model)]
     return notes
