@@ -358,6 +358,17 @@ def test_what_cannot_be_computed_as_meant_is_refused(opened, rows, inputs, why):
         model(**given)
 
 
+def test_a_failed_first_forward_leaves_a_cache_for_any_batch(opened, rows, monkeypatch, assert_near):
+    model, cache = opened(ONE), MiniCPMCache()
+    with torch.no_grad():
+        with monkeypatch.context() as broken:
+            broken.setattr(type(model.model.norm), "forward", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                model(rows[2][None], past_key_values=cache)
+        both = torch.stack((rows[1], rows[1].flip(0)))
+        assert_near(model(both, past_key_values=cache).logits, model(both).logits)
+
+
 def test_a_refused_forward_leaves_the_cache_as_it_was(opened, rows, assert_near):
     model = opened(ONE)
     cache = _cached(model, rows)

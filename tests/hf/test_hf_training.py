@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from minicpm import load_decoder
+from minicpm import load, load_decoder
 from minicpm.hf import MiniCPMDecoderForSequenceClassification
 
 # Training tools call one another's deprecated names.
@@ -130,6 +130,23 @@ def test_an_adapted_model_generates_with_its_cache(adapted, ids):
     model.eval()
     cached = model.generate(input_ids=prompt, **settings)
     assert torch.equal(cached, model.generate(input_ids=prompt, use_cache=False, **settings))
+
+
+def test_an_adapter_that_peft_saved_speaks_the_same_in_the_engine(adapted, folder, ids, tmp_path):
+    model, prompt = adapted(ONE), ids(2, 20)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    model.eval().save_pretrained(tmp_path)
+    settings = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 3}
+    theirs = model.generate(input_ids=prompt, **settings)[:, prompt.shape[1] :].tolist()
+    engine = load(folder(ONE), adapters={"tuned": tmp_path})
+    options = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
+    ours = engine.generate(prompt.tolist(), adapter="tuned", **options)
+    assert [list(completion.token_ids) for completion in ours] == theirs
+    plain = engine.generate(prompt.tolist(), **options)
+    assert [list(completion.token_ids) for completion in plain] != theirs
 
 
 @pytest.mark.filterwarnings("ignore")  # of the many packages it brings

@@ -158,7 +158,9 @@ class MiniCPMCache(transformers.Cache):
     def _opened(self, decoder: Decoder, packing: Packing) -> Cache:
         if self._cache is None:
             self._cache = decoder.new_cache(sum(-(-count // PAGE) for count in packing.counts))
-        if not self._rows:
+        if self._real is None:  # also after a first forward that failed
+            for seq in self._rows:
+                self._cache.close(seq)
             self._rows = [self._cache.open() for _ in packing.counts]
         return self._cache
 

@@ -1,7 +1,7 @@
 """What every model of the family shares: embedding, blocks and final norm over packed tokens."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Trunk(nn.Module):
         self.adapters = Adapters()
         self.prepared = False
         self._rows = 1  # rows per product are rounded up to a multiple of this
-        self.model = stack
+        self.model = cast(Stack, stack)
 
     @property
     def dtype(self) -> torch.dtype:
