@@ -7,6 +7,7 @@ import pytest
 
 from minicpm.cli import description
 from minicpm.config import parameter_count
+from minicpm.models.companions import companions
 from minicpm.models.published import by_name, published
 from minicpm.models.registry import parse
 
@@ -14,7 +15,11 @@ from minicpm.models.registry import parse
 def test_models_lists_every_published_model(program):
     table = program("models").out
     documents = json.loads(program("models", "--json").out)
+    beside = [d for d in documents if "of" in d]
+    documents = [d for d in documents if "of" not in d]
     assert [d["model"] for d in documents if d["model"] != "nano"] == [row.name for row in published()]
+    assert [d["model"] for d in beside] == [row.name for row in companions()]
+    assert all(row.repository in table for row in companions())
     assert all(row.repositories[0] in table for row in published())
     assert all(document["reach"] >= document["context"] for document in documents)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import minicpm
+from minicpm.models.abilities import abilities
+from minicpm.models.companions import companions
 from minicpm.models.docs import models_table
-from minicpm.models.published import published
+from minicpm.models.published import by_name, published
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -27,6 +29,34 @@ def test_every_model_has_its_repositories_count_and_doubts_on_the_page():
         assert all(f"`{name}`" in page for name in row.repositories)
         assert row.parameters is None or f"{row.parameters:,}" in page
         assert all(doubt in page for doubt in row.unverified)
+
+
+def test_the_page_says_what_each_supports_and_what_goes_beside_it():
+    page = models_table()
+    for row in published():
+        assert f"| {row.name} | {', '.join(abilities(row))} |" in page
+    for row in companions():
+        assert row.repository in page
+        by_name(row.model)
+
+
+@pytest.mark.parametrize(
+    ("name", "supported"),
+    [
+        ("MiniCPM-2B", ("dense", "speculation")),
+        ("MiniCPM-MoE-8x2B", ("dense", "experts", "speculation")),
+        ("MiniCPM-S-1B", ("dense", "inactive neurons", "speculation")),
+        ("MiniCPM3-4B", ("latent", "speculation")),
+        ("MiniCPM4-8B", ("dense", "sparse", "speculation")),
+        ("BitCPM4-1B", ("dense", "ternary", "speculation")),
+        ("MiniCPM-SALA", ("dense", "sparse", "linear", "speculation")),
+        ("MiniCPM-V", ("dense", "vision", "speculation")),
+        ("MiniCPM-Embedding", ("dense", "embeddings")),
+        ("MiniCPM-Reranker", ("dense", "reranking")),
+    ],
+)
+def test_abilities_follow_from_the_config(name, supported):
+    assert abilities(by_name(name)) == supported
 
 
 def test_registry_and_page_do_without_torch():

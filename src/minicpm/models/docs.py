@@ -16,6 +16,8 @@ from minicpm.config import (
 )
 from minicpm.config.memory import weight_bytes
 from minicpm.config.rope import rope_words
+from minicpm.models.abilities import abilities
+from minicpm.models.companions import companions
 from minicpm.models.published import Published, published
 from minicpm.models.registry import family, parse
 
@@ -42,6 +44,18 @@ Checkpoints of one family share a config reader. *Template* and *tools* name the
 template and tool-call dialect, used where a checkpoint brings no template of its own.
 """
 
+_ABILITIES = """## What each supports
+
+*Sparse* is InfLLM-V2, *linear* lightning attention, *latent* MLA. *Speculation* means that a draft's
+guesses can be verified and dropped. Any dense model can attend sparsely by `--sparse on`; the word
+stands where a model was trained to.
+"""
+
+_COMPANIONS = """## Beside a model
+
+Drafts load by `minicpm.load_draft`, adapters by `minicpm.load(..., adapters=...)`.
+"""
+
 _UNVERIFIED = """## Not confirmed
 
 Values above that no readable source confirms. They matter only until the checkpoint's own config is
@@ -59,8 +73,14 @@ def models_table() -> str:
     sources = _table(
         "model family architecture template tools repositories".split(), map(_source_cells, rows)
     )
+    supported = _table(["model", "supports"], ([row.name, ", ".join(abilities(row))] for row in rows))
+    beside = _table(
+        "name for use form repository".split(),
+        ([c.name, c.model, c.use, c.form, f"`{c.repository}`"] for c in companions()),
+    )
     unverified = "".join(f"- {row.name}: {', '.join(row.unverified)}.\n" for row in rows if row.unverified)
-    return "\n".join([_TITLE, _SIZES, sizes, _SOURCES, sources, _UNVERIFIED, unverified])
+    parts = (_SIZES, sizes, _ABILITIES, supported, _COMPANIONS, beside, _SOURCES, sources)
+    return "\n".join([_TITLE, *parts, _UNVERIFIED, unverified])
 
 
 def _size_cells(row: Published, config: ModelConfig) -> list[str]:
