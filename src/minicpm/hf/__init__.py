@@ -4,17 +4,17 @@
 that transformers has itself (MiniCPM3, and MiniCPM5 as Llama) stay its own.
 """
 
-from minicpm.errors import MissingExtra
+from minicpm import errors as _errors
 
 try:
     import transformers
 except ImportError as error:
-    raise MissingExtra(
+    raise _errors.MissingExtra(
         f"minicpm.hf needs transformers, which cannot be imported ({' '.join(str(error).split())}). "
         "`pip install 'minicpm[hf]'` installs it with what it needs."
     ) from error
 if int(transformers.__version__.split(".", maxsplit=1)[0]) < 5:
-    raise MissingExtra(
+    raise _errors.MissingExtra(
         f"minicpm.hf needs transformers 5 or newer, and {transformers.__version__} is installed. "
         "`pip install 'minicpm[hf]'` installs one."
     )
