@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from minicpm.cache import Batch, Segment
 from minicpm.checkpoint import convert_bin, load, open_checkpoint
 from minicpm.checkpoint.adapters import attach, detach, merge, open_adapter
+from minicpm.checkpoint.adapters.fitting import text_projections
 from minicpm.checkpoint.hub.listing import choose_files
 from minicpm.checkpoint.hub.names import parse_name
 from minicpm.errors import (
@@ -23,7 +24,6 @@ from minicpm.errors import (
     UnsafeFormat,
     WeightMismatch,
 )
-from minicpm.layers.projection import projections
 from minicpm.testing import tiny_adapter, tiny_checkpoint
 
 # Relative to the largest logit. The same float32 sums in another order over three or four layers; measured
@@ -36,6 +36,8 @@ FORWARD = ("gate_proj", "up_proj", "down_proj")
 TARGETS = {
     "minicpm5-1b": ATTENTION + FORWARD,
     "minicpm4-0.5b": ("q_proj", "v_proj"),
+    "minicpm-v": ("v_proj", "gate_proj"),
+    "minicpm-s-1b": ("k_proj", *FORWARD),
     "minicpm3-4b": LATENT + FORWARD,
     "minicpm-sala": (*ATTENTION, "o_gate", "z_proj", *FORWARD),
 }
@@ -117,7 +119,7 @@ def test_an_adapter_beside_the_weights_gives_the_logits_of_merged_ones_written_o
     decoder = decoder_of(made(family), prepare=prepare)
     attach(decoder, "one", adapter)
     summed = decoder_of(made(family), prepare=False)
-    for name, projection in projections(summed).items():
+    for name, projection in text_projections(summed).items():
         if (a := f"base_model.model.{name}.lora_A.weight") in adapter.tensors:
             tensors = load_file(adapter.path / "adapter_model.safetensors")
             with torch.no_grad():

@@ -7,7 +7,8 @@ from minicpm.layers.quant_linear import QuantLinear
 Projection = nn.Linear | QuantLinear
 
 
-def projections(model: nn.Module) -> dict[str, Projection]:
-    """The projections of all layers by their published names."""
-    layers = {name: m for name, m in model.named_modules() if name.startswith("model.layers.")}
-    return {name: module for name, module in layers.items() if isinstance(module, Projection)}
+def projections(model: nn.Module, layers: nn.Module) -> dict[str, Projection]:
+    """The projections in the `layers` of a model by the names they have in the model."""
+    (above,) = [name for name, module in model.named_modules() if module is layers]
+    every = layers.named_modules(prefix=above)
+    return {name: module for name, module in every if isinstance(module, Projection)}

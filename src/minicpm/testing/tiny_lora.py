@@ -34,7 +34,8 @@ def tiny_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     raw = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
-        every = projections(build(parse(raw)))
+        built = build(parse(raw))
+    every = projections(built, built.model.layers)
     chosen = {name: p for name, p in every.items() if name.rpartition(".")[2] in targets}
     config = {
         "peft_type": "LORA",

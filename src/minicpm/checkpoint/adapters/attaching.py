@@ -1,12 +1,11 @@
 """Holds adapters beside the weights of a decoder, to be chosen for every sequence."""
 
-from minicpm.checkpoint.adapters.fitting import fitted, read_updates
+from minicpm.checkpoint.adapters.fitting import fitted, read_updates, text_projections
 from minicpm.checkpoint.adapters.folder import Adapter
 from minicpm.checkpoint.adapters.reach import unreached
 from minicpm.checkpoint.files import listed, shown
 from minicpm.errors import BadParameter
 from minicpm.layers.lora import AdaptedLinear, make_adaptable
-from minicpm.layers.projection import projections
 from minicpm.models.decoder import Decoder
 
 
@@ -39,7 +38,7 @@ def detach(decoder: Decoder, name: str) -> None:
     """Forget an adapter; BadParameter when there is none of this name."""
     decoder.adapters.require(name)
     decoder.adapters.names.discard(name)
-    for projection in projections(decoder).values():
+    for projection in text_projections(decoder).values():
         if isinstance(projection, AdaptedLinear):
             projection.updates.pop(name, None)
             projection.merged.pop(name, None)

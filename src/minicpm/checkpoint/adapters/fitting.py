@@ -19,12 +19,17 @@ _PREFIX = "base_model.model."
 _A, _B, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
+def text_projections(decoder: Decoder) -> dict[str, Projection]:
+    """The projections of the layers that read text, by their published names."""
+    return projections(decoder, decoder.model.get_submodule("layers"))
+
+
 def fitted(adapter: Adapter, decoder: Decoder) -> dict[str, Projection]:
     """The projections that the adapter changes, by name.
 
     Raises WeightMismatch with every tensor that is missing, unexpected or of the wrong shape or format.
     """
-    known = projections(decoder)
+    known = text_projections(decoder)
     chosen = _chosen(adapter, known)
     needed = {
         _PREFIX + name + part: shape
