@@ -167,13 +167,14 @@ def test_chat_ends_where_the_next_turn_begins(opened, folder, monkeypatch, said,
     asked = {}
 
     def generate(self, input_ids, **options):
-        asked.update(options, prompt=tokenizer.decode(input_ids[0]))
+        asked.update(options, prompt=tokenizer.decode(input_ids[0]), length=input_ids.shape[1])
         return torch.cat((input_ids, tokenizer(said, return_tensors="pt")["input_ids"]), dim=1)
 
     monkeypatch.setattr(type(model), "generate", generate)
     assert model.chat(tokenizer, " hi ")[0] == answer
     assert asked["prompt"] == "<用户>hi<AI>"
-    wanted = {"max_length": 4096, "do_sample": True, "top_p": 0.8, "temperature": 0.3, "num_beams": 1}
+    assert asked["length"] + asked["max_new_tokens"] == 4096
+    wanted = {"do_sample": True, "top_p": 0.8, "temperature": 0.3, "num_beams": 1}
     assert wanted.items() <= asked.items()
 
 

@@ -47,15 +47,15 @@ class PublishedChat:
                 f"The conversation has {prompt} tokens, and max_length {max_length} bounds prompt and answer "
                 "together. Raise max_length, or leave turns out of the history."
             )
-        sampling = {"top_p": top_p, "temperature": temperature} if do_sample else {}
+        settings: dict[str, Any] = {"top_p": top_p, "temperature": temperature} if do_sample else {}
+        settings |= {"max_new_tokens": max_length - prompt}
         with torch.no_grad():
             ids = model.generate(
                 **inputs.to(model.device),
-                max_length=max_length,
                 num_beams=num_beams,
                 do_sample=do_sample,
                 logits_processor=logits_processor,
-                **(sampling | options),
+                **(settings | options),
             )[0, prompt:].tolist()
         response = _cut(tokenizer.decode(_without_end(ids, model.generation_config.eos_token_id)))
         return response, [*turns, {"role": "assistant", "content": response}]
