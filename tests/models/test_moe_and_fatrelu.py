@@ -9,6 +9,7 @@ from minicpm.cache import Batch, Segment
 from minicpm.config import Dense, FATReLU, MoE
 from minicpm.errors import BadParameter
 from minicpm.layers.experts import Experts
+from minicpm.layers.lora import LowRank, make_adaptable
 from minicpm.layers.sparse_mlp import SparseMLP
 from minicpm.models.published import by_name
 from minicpm.models.registry import parse
@@ -204,6 +205,27 @@ def test_only_models_with_exact_zeros_can_skip(toy):
         skip_inactive(toy("minicpm-1b").decoder(backend="torch"))
     with pytest.raises(BadParameter, match="prepared"):
         skip_inactive(toy(RELU).decoder())
+
+
+def test_an_adapter_is_not_left_out_with_the_neurons(toy):
+    """A layer that skips gives way to adapters that come later, and does not begin when they are there."""
+    projection = "model.layers.1.mlp.up_proj"
+    early, late = toy(RELU).decoder(backend="torch"), toy(RELU).decoder(backend="torch")
+    make_adaptable(early, projection, early.adapters)
+    with pytest.raises(BadParameter, match="have adapters"):
+        skip_inactive(early)
+    skip_inactive(late)
+    make_adaptable(late, projection, late.adapters).updates["one"] = LowRank(
+        torch.ones(1, 64), torch.ones(96, 1), scale=1.0
+    )
+    late.adapters.names.add("one")
+    x, parts = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)), [None, "one"]
+    with torch.no_grad():
+        outs = []
+        for name in parts:
+            with late.adapters.routed((Segment(0, 0, 1, adapter=name),), x.device):
+                outs.append(late.model.layers[1].mlp(x))
+    assert difference(*outs) > 0.01
 
 
 @pytest.mark.parametrize("backend", [None, "torch"])

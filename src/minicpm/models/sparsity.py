@@ -71,7 +71,7 @@ def skip_inactive(decoder: Trunk, *, rows: int = 1) -> None:
 
     The result is exact, but summed in another order than larger forwards sum: a text may be continued
     differently alone and in a batch, where two tokens are almost equally likely. Raises BadParameter for a
-    model whose activation gives no exact zeros, or that is not prepared.
+    model whose activation gives no exact zeros, that is not prepared, or whose weights are not plain.
     """
     parts = [block.mlp for block in decoder.model.layers]
     if not all(isinstance(part, SparseMLP) for part in parts):
