@@ -73,7 +73,8 @@ def test_copying_and_recall_learn_only_what_was_said_before() -> None:
     for sample in shard(0, 1, {"copying": 0.5, "recall": 0.5}, size=200):
         first, *rest = (part for part in sample.parts if not part.control)
         assert not first.learn
-        assert all(part.text.strip() in first.text for part in rest if part.learn)
+        learned = [word for part in rest if part.learn for word in re.findall(r"[^\s,;/\"'()-]+", part.text)]
+        assert all(word in first.text for word in learned)
 
 
 def test_no_held_out_operand_pair_is_trained_on(many: list[Sample]) -> None:

@@ -14,16 +14,12 @@ from minicpm.train.nano.encode import encode_samples
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A named stretch of training: which mixture, how many tokens a step, how long a sample may be.
-
-    In a `sparse` stage attention reads chosen blocks, as it will when the model is used.
-    """
+    """A named stretch of training: which mixture, how many tokens a step, how long a sample may be."""
 
     name: str
     mix: Mapping[str, float]
     tokens: int
     longest: int
-    sparse: bool = False
 
 
 @dataclass(slots=True)

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from minicpm.checkpoint.building import blank
 from minicpm.config import ModelConfig
 from minicpm.config.sparse import with_sparse
-from minicpm.models.decoder import Decoder
 from minicpm.models.registry import parse
 
 
 def raw_config(vocab: int = 6144) -> dict[str, Any]:
-    """nano's config.json: published sparse geometry, of which four blocks are chosen by score."""
+    """nano's config.json: published sparse geometry with a budget that this small a model needs."""
     return {
         "architectures": ["MiniCPMForCausalLM"],
         "model_type": "minicpm",
@@ -42,21 +40,13 @@ def raw_config(vocab: int = 6144) -> dict[str, Any]:
             "init_blocks": 1,
             "block_size": 64,
             "window_size": 64,
-            "topk": 6,
+            "topk": 16,
             "use_nope": False,
             "dense_len": 256,
         },
     }
 
 
-def config(vocab: int = 6144, *, sparse: bool = True) -> ModelConfig:
-    """nano's parsed config, its attention sparse as shipped or dense."""
-    return with_sparse(parse(raw_config(vocab)), "auto" if sparse else "off")
-
-
-def sharing(decoder: Decoder, config: ModelConfig) -> Decoder:
-    """A decoder of another config over the same weights: training one trains both."""
-    other = blank(config)
-    assert isinstance(other, Decoder), "nano predicts tokens"
-    other.load_state_dict(decoder.state_dict(keep_vars=True), assign=True)
-    return other
+def config(vocab: int = 6144) -> ModelConfig:
+    """nano's parsed config; it trains with dense attention."""
+    return with_sparse(parse(raw_config(vocab)), "off")

@@ -17,13 +17,12 @@ class Recipe:
     """Steps per stage, and the learning rate over all of them.
 
     Practice of looking back is in the mixture from the first step; documents of full length come when the
-    short ones are learned. The rate falls over the whole chat stage, as MiniCPM's two-stage rule says. That
-    stage attends sparsely, so that keys become good to choose by; InfLLM-V2 too trains dense first.
+    short ones are learned. The rate falls over the whole chat stage, as MiniCPM's two-stage rule says.
     """
 
     stable: int = 1800
-    long: int = 1200
-    chat: int = 1300
+    long: int = 2900
+    chat: int = 1400
     warmup: int = 60
     floor: float = 0.02
     seed: int = 0
@@ -39,7 +38,7 @@ class Recipe:
         stages = [
             (self.stable, Stage("stable", STABLE, STEP_TOKENS, 640)),
             (self.long, Stage("long", LONG, STEP_TOKENS, CONTEXT)),
-            (self.chat, Stage("chat", CHAT, STEP_TOKENS, CONTEXT, sparse=True)),
+            (self.chat, Stage("chat", CHAT, STEP_TOKENS, CONTEXT)),
         ]
         ends, out = 0, []
         for steps, stage in stages:

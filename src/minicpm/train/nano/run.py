@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from minicpm.train.loop import Progress, train
 from minicpm.train.nano.corpus.mixture import STABLE, shard
 from minicpm.train.nano.data import Cursor, Stage, batches
 from minicpm.train.nano.export import export
-from minicpm.train.nano.model import config, sharing
+from minicpm.train.nano.model import config
 from minicpm.train.nano.recipe import Recipe
 from minicpm.train.nano.tokenizer import build_tokenizer, write
 from minicpm.train.state import latest_state, load_state, save_state
@@ -38,12 +37,20 @@ class _Stream:
     stage: str
     cursor: Cursor
 
-    def of_stage(self, stage: Stage, count: int) -> Iterator[TrainBatch]:
-        """`count` batches from the mixture of `stage`, from where the stream stands in it."""
-        if count and self.stage != stage.name:
+    def from_step(self, step: int) -> Iterator[TrainBatch]:
+        """One batch for every step from `step` on, from the mixture of its stage."""
+        for end, stage in self.recipe.stages():
+            if step >= end:
+                continue
+            self._enter(stage)
+            source = batches(self.tokenizer, stage, self.cursor, seed=self.recipe.seed, corpus=self.corpus)
+            for _ in range(step, end):
+                yield next(source)
+            step = end
+
+    def _enter(self, stage: Stage) -> None:
+        if self.stage != stage.name:
             self.stage, self.cursor = stage.name, Cursor()
-        source = batches(self.tokenizer, stage, self.cursor, seed=self.recipe.seed, corpus=self.corpus)
-        yield from islice(source, count)
 
     def position(self) -> dict[str, Any]:
         """What a resumed run needs to continue with the next batch, and to know that it is the same text."""
@@ -75,9 +82,7 @@ def train_nano(
     """
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(work, recipe.seed, corpus)
-    vocab = tokenizer.get_vocab_size()
-    decoder = Decoder(config(vocab, sparse=False))
-    sparse = sharing(decoder, config(vocab))
+    decoder = Decoder(config(tokenizer.get_vocab_size()))
     initialise(decoder, recipe.optimizer, seed=recipe.seed)
     steppers = optimizers(decoder, recipe.optimizer)
     start, stream = 0, _Stream(tokenizer, recipe, corpus, "", Cursor())
@@ -85,15 +90,11 @@ def train_nano(
         start, where = load_state(state, decoder, steppers)
         stream.resume(where, state)
     log = work / "log.jsonl"
-    for end, stage in recipe.stages():
-        trained = sparse if stage.sparse else decoder
-        rest = stream.of_stage(stage, max(end - start, 0))
-        for progress in train(trained, steppers, recipe.schedule, rest, start=start):
-            _log(log, progress, stage.name)
-            listen(progress, stage.name)
-            if progress.step % _SAVE_EVERY == 0 or progress.step == recipe.schedule.steps:
-                save_state(work, progress.step, decoder, steppers, stream.position())
-        start = max(start, end)
+    for progress in train(decoder, steppers, recipe.schedule, stream.from_step(start), start=start):
+        _log(log, progress, stream.stage)
+        listen(progress, stream.stage)
+        if progress.step % _SAVE_EVERY == 0 or progress.step == recipe.schedule.steps:
+            save_state(work, progress.step, decoder, steppers, stream.position())
     return export(decoder, work / "export", tokenizer_folder=work / "tokenizer")
 
 

@@ -56,9 +56,11 @@ class Written:
         return f"{self.reasoning}</think>{said}" if self.reasoning and said else self.reasoning or said
 
 
-def examine(chat: ChatModel, *, count: int = 200, seed: int = 0) -> Iterator[Mark]:
-    """Every exam in turn, `count` questions each, answered greedily."""
-    for name in EXAMS:
+def examine(
+    chat: ChatModel, *, count: int = 200, seed: int = 0, exams: Iterable[Exam] = tuple(EXAMS)
+) -> Iterator[Mark]:
+    """The exams in turn, `count` questions each, answered greedily."""
+    for name in exams:
         items = exam(name, seed, count)
         answers = _answers(chat, items)
         right = sum(is_right(item, answer) for item, answer in zip(items, answers, strict=True))

@@ -87,8 +87,6 @@ def problem(rng: Random, ops: str = "++++----×") -> Problem:
     """A random problem that is not held out."""
     op = rng.choice(ops)
     a, b = pair(rng, _widths(rng, op))
-    if op == "-" and a < b and rng.random() < 0.5:
-        a, b = b, a
     return Problem(a, op, b)
 
 

@@ -27,13 +27,14 @@ STABLE: Mapping[str, float] = {
     "tools": 0.20, "smalltalk": 0.04, "facts": 0.05, "unknown": 0.03, "texttasks": 0.03, "natural": 0.02,
 }  # fmt: skip
 LONG: Mapping[str, float] = {
-    "drill": 0.12, "scratch": 0.03, "arithmetic": 0.18, "copying": 0.01, "recall": 0.02, "long_recall": 0.08,
-    "retrieval": 0.03, "long": 0.14, "tools": 0.26, "smalltalk": 0.04, "facts": 0.05, "unknown": 0.02,
-    "texttasks": 0.02,
+    "drill": 0.07, "scratch": 0.05, "arithmetic": 0.16, "copying": 0.09, "recall": 0.06, "long_recall": 0.08,
+    "retrieval": 0.04, "long": 0.12, "tools": 0.24, "smalltalk": 0.03, "facts": 0.03, "unknown": 0.02,
+    "texttasks": 0.01,
 }  # fmt: skip
 CHAT: Mapping[str, float] = {
-    "drill": 0.08, "scratch": 0.03, "arithmetic": 0.18, "long_recall": 0.05, "retrieval": 0.05, "long": 0.16,
-    "tools": 0.26, "smalltalk": 0.06, "facts": 0.06, "unknown": 0.05, "texttasks": 0.02,
+    "drill": 0.05, "scratch": 0.03, "arithmetic": 0.17, "copying": 0.04, "recall": 0.03, "long_recall": 0.07,
+    "retrieval": 0.04, "long": 0.15, "tools": 0.26, "smalltalk": 0.05, "facts": 0.05, "unknown": 0.04,
+    "texttasks": 0.02,
 }  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from minicpm.train.nano.corpus.words import (
     ZH_WORDS,
     digits,
     invented_word,
+    odd_word,
     person,
+    zh_odd_word,
     zh_person,
 )
 from minicpm.train.nano.sample import Sample
@@ -63,6 +65,9 @@ NEEDLES = (
     "By the way, the {f} of {k} is {v}.",
 )
 ZH_NEEDLES = ("{k}的{f}是{v}。", "请记住：{k}的{f}是{v}。", "顺便说一下，{k}的{f}是{v}。")
+# The share of names in training that are cut together from pieces of words: names of the exams hold pieces in
+# company that training never shows.
+_ODD = 0.3
 
 SMALL, CAPITAL = re.compile("[a-z ]"), re.compile("[A-Z]")
 
@@ -109,7 +114,13 @@ def field(rng: Random, zh: bool) -> Field:
 
 
 def _key(rng: Random, zh: bool, held: bool) -> str:
+    if not held and rng.random() < _ODD:
+        return draw(rng, zh_odd_word if zh else _odd_name, False)
     return draw(rng, zh_person if zh else person, held)
+
+
+def _odd_name(rng: Random) -> str:
+    return odd_word(rng).capitalize()
 
 
 def entries(rng: Random, zh: bool, count: int, held: bool, common: Field | None) -> list[Entry]:

@@ -61,6 +61,9 @@ _CODAS = ["", "", "", "n", "r", "l", "s", "m", "x", "nd", "rt", "k"]
 _SURNAMES = "王李张刘陈杨赵黄周吴徐孙马朱胡郭何高林罗梁宋郑谢唐韩冯董程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁魏薛叶阎余潘杜戴夏钟汪田任姜范方石姚谭廖邹熊金陆郝孔白崔康毛邱秦江史顾侯邵孟龙万段钱汤尹黎易常武乔贺赖龚文"
 _GIVEN = "伟芳娜敏静丽强磊军洋勇艳杰娟涛明超兰霞平刚桂英华玉文红春梅建国志飞鹏宇欣雨晨阳雪梦佳琪浩然子涵一诺思远嘉怡晓东海波云天乐安宁清泉月星辰光辉松柏青山河川"
 
+_CUTTINGS = [word.lower() for word in (*NAMES, *CITIES, *ITEMS, *COLOURS, *WORDS)]
+_ZH_CUTTINGS = [*ZH_NAMES, *ZH_CITIES, *ZH_ITEMS, *ZH_COLOURS, *ZH_WORDS, _SURNAMES, _GIVEN]
+
 
 def invented_word(rng: Random, syllables: int = 2) -> str:
     """A pronounceable word that means nothing."""
@@ -89,3 +92,18 @@ def digits(rng: Random, low: int = 3, high: int = 5) -> str:
     return str(rng.randint(1, 9)) + "".join(
         rng.choice("0123456789") for _ in range(rng.randint(low, high) - 1)
     )
+
+
+def odd_word(rng: Random) -> str:
+    """A word cut together from pieces of others, so that no piece is always in the same company."""
+    cut = []
+    for _ in range(rng.choice((1, 2, 2, 3))):
+        word = rng.choice(_CUTTINGS)
+        start = rng.randrange(len(word))
+        cut.append(word[start : start + rng.randint(1, 5)])
+    return "".join(cut)
+
+
+def zh_odd_word(rng: Random) -> str:
+    """Two or three Chinese characters that need not belong together."""
+    return "".join(rng.choice(rng.choice(_ZH_CUTTINGS)) for _ in range(rng.choice((2, 2, 3))))
