@@ -20,6 +20,7 @@ from minicpm.checkpoint.ternary import fill_packed, measure_packing, packed_plan
 from minicpm.checkpoint.tied_head import check_tied_head
 from minicpm.checkpoint.tokenizer_fit import check_tokenizer
 from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_count
+from minicpm.config.dtypes import check_holding
 from minicpm.config.sparse import with_sparse
 from minicpm.errors import BadConfig, BadParameter, CapacityError
 from minicpm.models import registry
@@ -79,7 +80,7 @@ def load_as(
     for training. With `weights="packed"` the projections of a ternary model (BitCPM4) are held in about two
     bits per weight, which changes no logit; those of any other are refused with NotTernary.
     """
-    _require_known(weights)
+    check_holding(weights)
     config = read_config(checkpoint, context=context, sparse=sparse)
     model = require_kind(blank(config), kind, checkpoint)
     name = weight_dtype(config, dtype)
@@ -154,11 +155,6 @@ def weight_dtype(config: ModelConfig, wanted: str | torch.dtype) -> str:
             f"config.json gives the weights the dtype {shown(repr(config.dtype))}, which is none of "
             f"{', '.join(BYTES)}. Correct torch_dtype, or ask for a dtype yourself."
         ) from error
-
-
-def _require_known(weights: str) -> None:
-    if weights not in ("plain", "packed"):
-        raise BadParameter(f"weights is {shown(repr(weights))}. Use plain or packed.")
 
 
 def _allocate(model: Trunk, dtype: str, device: torch.device) -> None:

@@ -28,6 +28,8 @@ class LoadOptions:
     """Most tokens a conversation may hold, if not the model's own; says the memory before loading."""
     sparse: str = "auto"
     """Attend to chosen blocks once a text is long: auto (as the checkpoint says), on or off."""
+    weights: str = "plain"
+    """How ternary weights are held: plain, or packed in about two bits each, which is slower."""
     dtype: str = "auto"
     """Number format of the weights: auto (as the checkpoint says), bfloat16, float16 or float32."""
     device: str = "cpu"
@@ -48,7 +50,8 @@ class LoadOptions:
 
 
 LOADING = tuple(field.name for field in fields(LoadOptions))
-LOADING_WHOLE_TEXTS = tuple(name for name in LOADING if name not in ("context", "sparse", "adapter"))
+_OF_SEQUENCES = ("context", "sparse", "weights", "adapter")
+LOADING_WHOLE_TEXTS = tuple(name for name in LOADING if name not in _OF_SEQUENCES)
 """For models that look at whole texts, whose limit is their own."""
 
 
@@ -59,7 +62,7 @@ def open_model(name: str, options: LoadOptions) -> "Model":
         from minicpm.engine.api import load
 
         adapters = {} if options.adapter is None else {ADAPTER: options.adapter}
-        return partial(load, sparse=options.sparse, adapters=adapters)
+        return partial(load, sparse=options.sparse, weights=options.weights, adapters=adapters)
 
     return _opened(name, options, loader)
 
@@ -104,9 +107,11 @@ def _opened(name: str, options: LoadOptions, loader: Callable[[], Callable[..., 
 
 def _check(options: LoadOptions) -> None:
     from minicpm.config import dtype_name
+    from minicpm.config.dtypes import check_holding
     from minicpm.config.sparse import check_mode
 
     check_mode(options.sparse)
+    check_holding(options.weights)
     if options.dtype != "auto":
         dtype_name(options.dtype)
     if options.backend != "auto":

@@ -19,3 +19,9 @@ def dtype_name(name: str) -> str:
 def resolve_dtype(wanted: str, published: str) -> str:
     """`published` for "auto", else the full name of `wanted`."""
     return dtype_name(published) if wanted == "auto" else dtype_name(wanted)
+
+
+def check_holding(weights: str) -> None:
+    """Raise BadParameter unless `weights` is a way to hold ternary weights: plain or packed."""
+    if weights not in ("plain", "packed"):
+        raise BadParameter(f"weights is {weights!r}. Use plain or packed.")

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from minicpm.cli.complete import model_names
+from minicpm.cli.arguments import ChatModelName, Images, System, Thinking
 from minicpm.cli.opening import LOADING, LoadOptions
 from minicpm.cli.options import from_fields, option
 from minicpm.cli.talk.settings import SAMPLING, SAMPLING_PANEL, Settings, ThinkingChoice
@@ -18,23 +16,11 @@ if TYPE_CHECKING:
 @from_fields("sampling", SamplingParams, SAMPLING, panel=SAMPLING_PANEL, given_only=True)
 @from_fields("load", LoadOptions, LOADING, panel="Loading")
 def command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="nano, a folder, ORG/NAME or ms:ORG/NAME.", autocompletion=model_names
-        ),
-    ] = "nano",
+    model: ChatModelName = "nano",
     *,
-    system: Annotated[str | None, option("--system", help="System message.")] = None,
-    image: Annotated[
-        list[str] | None,
-        option(
-            "--image", metavar="FILE", help="PNG, JPEG or WebP to show first; may be given several times."
-        ),
-    ] = None,
-    thinking: Annotated[
-        ThinkingChoice, option("--thinking", help="Think first; auto: as the model does by itself.")
-    ] = ThinkingChoice.auto,
+    system: System = None,
+    image: Images = None,
+    thinking: Thinking = ThinkingChoice.auto,
     truncate: Annotated[
         bool, option("--truncate", help="Leave out the oldest turns when the context is full.")
     ] = False,

@@ -5,19 +5,14 @@ from typing import Annotated
 
 import typer
 
-from minicpm.cli.complete import model_names
+from minicpm.cli.arguments import ModelName
 from minicpm.cli.opening import LOADING_WHOLE_TEXTS, LoadOptions
 from minicpm.cli.options import from_fields, option
 
 
 @from_fields("load", LoadOptions, LOADING_WHOLE_TEXTS, panel="Loading")
 def command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A folder, ORG/NAME or ms:ORG/NAME.", autocompletion=model_names
-        ),
-    ],
+    model: ModelName,
     files: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[FILE]...", help="Files with a text in each line, if not standard input."),

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from minicpm.cli.complete import model_names
+from minicpm.cli.arguments import ChatModelName, Images, System, Thinking
 from minicpm.cli.opening import LOADING, LoadOptions
 from minicpm.cli.options import from_fields, option
 from minicpm.cli.talk.settings import SAMPLING, SAMPLING_PANEL, Settings, ThinkingChoice
@@ -17,25 +15,15 @@ if TYPE_CHECKING:
 @from_fields("sampling", SamplingParams, SAMPLING, panel=SAMPLING_PANEL, given_only=True)
 @from_fields("load", LoadOptions, LOADING, panel="Loading")
 def command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="nano, a folder, ORG/NAME or ms:ORG/NAME.", autocompletion=model_names
-        ),
-    ],
+    model: ChatModelName,
     *,
     prompt: Annotated[str | None, option("--prompt", "-p", help="The prompt, if not standard input.")] = None,
     raw: Annotated[
         bool, option("--raw", help="Continue the text as it is, without a chat template.")
     ] = False,
-    system: Annotated[str | None, option("--system", help="System message.")] = None,
-    image: Annotated[
-        list[str] | None,
-        option("--image", metavar="FILE", help="PNG, JPEG or WebP to show; may be given several times."),
-    ] = None,
-    thinking: Annotated[
-        ThinkingChoice, option("--thinking", help="Think first; auto: as the model does by itself.")
-    ] = ThinkingChoice.auto,
+    system: System = None,
+    image: Images = None,
+    thinking: Thinking = ThinkingChoice.auto,
     json: Annotated[
         bool, option("--json", help="Print one JSON document: text, reasoning, tool calls, usage, timings.")
     ] = False,
