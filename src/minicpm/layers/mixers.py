@@ -41,7 +41,6 @@ def mixer(hidden: int, config: Mixer, *, layer: int, norm_eps: float) -> nn.Modu
             return LightningAttention(hidden, config, layer=layer, norm_eps=norm_eps)
         case MLA():
             return LatentAttention(hidden, config, layer=layer)
-    raise NotImplementedError(f"no module for {config}")
 
 
 def as_mixer(module: nn.Module) -> MixerModule:
