@@ -19,10 +19,11 @@ from minicpm.testing import families, tiny_checkpoint
 from minicpm.testing.slow import SlowModel
 
 # Largest difference over largest value, against float64: float32 rounds each of at most 128 terms of a sum
-# once, over four layers.
+# once, over four layers. Measured at most 1e-6 with muP's small residual branches and 1.9e-6 without.
 FLOAT32 = 1e-5
 # In bfloat16's rounding step 2^-8: a few dozen roundings of a residual stream, against its largest value.
-BFLOAT16 = 12 * 2**-8
+# Measured at most 4.9 steps, without muP.
+BFLOAT16 = 8 * 2**-8
 
 TOKENS = 210  # three pages and a part of one, so that sparse layers leave one out
 _GEOMETRY = {"kernel_size": 8, "kernel_stride": 4, "window_size": 0, "topk": 3, "dense_len": 70}
