@@ -21,7 +21,7 @@ class Recipe:
     """
 
     stable: int = 1800
-    long: int = 2900
+    long: int = 2700
     chat: int = 1400
     warmup: int = 60
     floor: float = 0.02

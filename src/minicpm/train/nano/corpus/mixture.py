@@ -32,8 +32,8 @@ LONG: Mapping[str, float] = {
     "texttasks": 0.01,
 }  # fmt: skip
 CHAT: Mapping[str, float] = {
-    "drill": 0.05, "scratch": 0.03, "arithmetic": 0.17, "copying": 0.04, "recall": 0.03, "long_recall": 0.07,
-    "retrieval": 0.04, "long": 0.15, "tools": 0.26, "smalltalk": 0.05, "facts": 0.05, "unknown": 0.04,
+    "drill": 0.04, "scratch": 0.04, "arithmetic": 0.18, "copying": 0.03, "recall": 0.01, "long_recall": 0.04,
+    "retrieval": 0.04, "long": 0.13, "tools": 0.32, "smalltalk": 0.05, "facts": 0.06, "unknown": 0.04,
     "texttasks": 0.02,
 }  # fmt: skip
 
