@@ -8,7 +8,7 @@ from minicpm.models.registry import parse
 
 
 def raw_config(vocab: int = 6144) -> dict[str, Any]:
-    """nano's config.json: published sparse geometry with a budget that this small a model needs."""
+    """nano's config.json: published sparse geometry, and dense attention over its whole context."""
     return {
         "architectures": ["MiniCPMForCausalLM"],
         "model_type": "minicpm",
@@ -42,7 +42,7 @@ def raw_config(vocab: int = 6144) -> dict[str, Any]:
             "window_size": 64,
             "topk": 16,
             "use_nope": False,
-            "dense_len": 256,
+            "dense_len": 2048,
         },
     }
 
