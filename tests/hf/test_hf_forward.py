@@ -21,7 +21,7 @@ def rows(ids):
 
 @pytest.mark.parametrize("use_cache", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_batch_equals_each_row_alone(  # noqa: PLR0917 - fixtures
+def test_a_padded_batch_equals_each_row_alone(
     opened, decoder, family, rows, padded, side, use_cache, assert_near
 ):
     tokens, mask = padded(rows, side)

@@ -10,7 +10,7 @@ from minicpm.cache import Batch
 from minicpm.config import GQA, DefaultRope, Dense, LayerConfig, ModelConfig
 from minicpm.layers.attention import Attention
 from minicpm.layers.block import Block
-from minicpm.layers.fused import fuse
+from minicpm.layers.fused import stack
 from minicpm.layers.mlp import MLP
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
@@ -146,7 +146,7 @@ def test_fused_projections_are_views_of_one_matrix_under_their_own_names():
     after = attention.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    storage = attention._fused.untyped_storage().data_ptr()
+    storage = attention.fused.untyped_storage().data_ptr()
     parts = (attention.q_proj, attention.k_proj, attention.v_proj)
     assert all(part.weight.untyped_storage().data_ptr() == storage for part in parts)
 
@@ -162,7 +162,7 @@ def test_loading_into_a_prepared_layer_reaches_the_fused_matrix():
 def test_fusing_keeps_rows_in_order():
     linears = [torch.nn.Linear(3, n, bias=False) for n in (2, 5, 1)]
     wanted = torch.cat([linear.weight.detach().clone() for linear in linears])
-    assert torch.equal(fuse(linears), wanted)
+    assert torch.equal(stack(linears), wanted)
 
 
 def test_a_norm_starts_as_identity_on_unit_vectors():

@@ -8,7 +8,7 @@ from torch import nn
 
 from minicpm.cache import Segment
 from minicpm.errors import BadParameter
-from minicpm.layers.fused import fuse, project
+from minicpm.layers.fused import project, stack
 from minicpm.layers.lora import Adapters, Directional, LowRank, adapted, make_adaptable, weight_with
 from minicpm.layers.quant_linear import QuantLinear
 from minicpm.ops.quant_tensor import QuantTensor, Scheme, pack_codes
@@ -93,7 +93,7 @@ def test_fused_projections_get_the_updates_of_separate_ones(model):
     pair = (model["other"], model["proj"])
     with model.adapters.routed(segments_of(plan), x.device):
         separate = project(x, pair, None)
-        fused = project(x, pair, fuse(pair))
+        fused = project(x, pair, stack(pair))
     for one, other in zip(separate, fused, strict=True):
         assert torch.allclose(one, other, atol=FLOAT32)
 

@@ -230,7 +230,7 @@ def test_an_adapter_is_not_left_out_with_the_neurons(toy):
 
 @pytest.mark.parametrize("backend", [None, "torch"])
 def test_sparsity_is_the_share_of_zeros_that_the_down_projections_see(toy, backend):
-    decoder, ids = toy(RELU, hidden_act_param=0.3).decoder(backend=backend), toy(RELU).ids(100)
+    decoder, ids = toy(RELU, hidden_act_param=0.3).decoder(backend=backend), toy(RELU).ids(96)
     seen = [[] for _ in decoder.model.layers]
     for found, block in zip(seen, decoder.model.layers, strict=True):
         block.mlp.down_proj.register_forward_pre_hook(lambda _, args, found=found: found.append(args[0]))

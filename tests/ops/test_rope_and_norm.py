@@ -124,5 +124,7 @@ def test_backends_are_chosen_by_name(name, backend):
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():
-    with pytest.raises(BadParameter, match=r"'cuda' is not known\. Use one of: auto, reference, torch"):
+    with pytest.raises(
+        BadParameter, match=r"'cuda' is not known\. Use one of: auto, native, reference, torch"
+    ):
         choose_backend("cuda")

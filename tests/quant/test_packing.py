@@ -32,7 +32,7 @@ def decoder_of(family="bitcpm4-1b", *, group=32, dtype=torch.float32, prepared=F
         for part in projections(decoder).values():
             part.weight.copy_(ternarise(part.weight, group))
     if prepared:
-        decoder.prepare()
+        decoder.prepare("torch")
     return decoder
 
 
@@ -68,7 +68,7 @@ def test_packing_before_and_after_preparing_is_the_same():
     first, then = decoder_of(prepared=True), decoder_of()
     pack_ternary(first)
     pack_ternary(then)
-    then.prepare()
+    then.prepare("torch")
     with torch.no_grad():
         assert torch.equal(first.logits_for([1, 2, 3]), then.logits_for([1, 2, 3]))
 

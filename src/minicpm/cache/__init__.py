@@ -1,6 +1,7 @@
 """Remembers per-sequence state in pages of 64 tokens and says what of it can be reused."""
 
 from minicpm.cache.batch import Batch, Segment
+from minicpm.cache.blocked_store import BlockedSparseStore, BlockedStore
 from minicpm.cache.cache import Cache, CachePlan
 from minicpm.cache.latent_store import LatentStore
 from minicpm.cache.pages import PAGE, PagePool
@@ -13,6 +14,8 @@ from minicpm.cache.token_store import Rows, TokenStore
 __all__ = [
     "PAGE",
     "Batch",
+    "BlockedSparseStore",
+    "BlockedStore",
     "Cache",
     "CachePlan",
     "LatentStore",

@@ -1,7 +1,9 @@
 """Whole-model state of many sequences over shared pages."""
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -14,18 +16,45 @@ from minicpm.cache.token_store import Rows
 
 @dataclass(slots=True)
 class _Pages:
-    """The page table of one sequence and how many tokens it holds."""
+    """The page table of one sequence, as C integers, and how many tokens it holds."""
 
-    pages: list[int]
+    pages: "array[int]" = field(default_factory=lambda: array("i"))
     length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CachePlan:
-    """Where one forward writes, and per segment which rows it then reads (its own included)."""
+    """Where one forward writes, and per segment which rows it then reads (its own included).
 
-    write: Rows
-    reads: tuple[Rows, ...]
+    `tables` are the pages of each segment's sequence, int32, first to last; they are the cache's own.
+    """
+
+    segments: tuple[Segment, ...]
+    tables: "tuple[array[int], ...]"
+    device: torch.device
+
+    @cached_property
+    def write(self) -> Rows:
+        """Rows of all new tokens."""
+        return _join(
+            [self._rows(i, s.start, s.start + s.count) for i, s in enumerate(self.segments)], self.device
+        )
+
+    @cached_property
+    def reads(self) -> tuple[Rows, ...]:
+        """Per segment the rows of its sequence from its first token on."""
+        return tuple(self._rows(i, 0, s.start + s.count) for i, s in enumerate(self.segments))
+
+    def _rows(self, index: int, start: int, stop: int) -> Rows:
+        if start == stop:
+            return slice(0, 0)
+        pages = self.tables[index][start // PAGE : -(-stop // PAGE)]
+        first = pages[0] * PAGE + start % PAGE
+        if all(b == a + 1 for a, b in pairwise(pages)):
+            return slice(first, first + stop - start)
+        base = torch.tensor(pages, device=self.device).repeat_interleave(PAGE) * PAGE
+        within = torch.arange(PAGE, device=self.device).repeat(len(pages))
+        return (base + within)[start % PAGE : start % PAGE + stop - start]
 
 
 class Cache:
@@ -62,7 +91,7 @@ class Cache:
     def open(self) -> int:
         """A new empty sequence."""
         self._next_handle += 1
-        self._table[self._next_handle] = _Pages([])
+        self._table[self._next_handle] = _Pages()
         for store in self._sequence_stores:
             store.opened(self._next_handle)
         return self._next_handle
@@ -129,7 +158,7 @@ class Cache:
         for page in pages:
             self._pool.share(page)
         copy = self.open()
-        self._table[copy] = _Pages(list(pages), n)
+        self._table[copy] = _Pages(pages, n)
         for store in self._sequence_stores:
             store.forked(seq, copy, n)
         return copy
@@ -142,9 +171,7 @@ class Cache:
 
     def plan(self, segments: Sequence[Segment]) -> CachePlan:
         """Rows to write and read for `segments`, each within the room reserved at its sequence's end."""
-        writes = [self._rows(s, s.start, s.start + s.count) for s in segments]
-        reads = tuple(self._rows(s, 0, s.start + s.count) for s in segments)
-        return CachePlan(_join(writes, self._device), reads)
+        return CachePlan(tuple(segments), tuple(self._pages_of(s) for s in segments), self._device)
 
     def commit(self, segments: Sequence[Segment]) -> None:
         """Count the tokens a forward has written."""
@@ -152,22 +179,16 @@ class Cache:
             assert segment.seq is not None
             self._table[segment.seq].length += segment.count
 
-    def _rows(self, segment: Segment, start: int, stop: int) -> Rows:
+    def _pages_of(self, segment: Segment) -> "array[int]":
         assert segment.seq is not None, "a batch with a cache needs a sequence for every segment"
         entry = self._table[segment.seq]
         assert segment.start == entry.length, (
             f"segment starts at {segment.start}, the sequence holds {entry.length}"
         )
-        assert stop <= len(entry.pages) * PAGE, f"no room was reserved for {segment.count} tokens"
-        if start == stop:
-            return slice(0, 0)
-        pages = entry.pages[start // PAGE : -(-stop // PAGE)]
-        first = pages[0] * PAGE + start % PAGE
-        if all(b == a + 1 for a, b in pairwise(pages)):
-            return slice(first, first + stop - start)
-        base = torch.tensor(pages, device=self._device).repeat_interleave(PAGE) * PAGE
-        within = torch.arange(PAGE, device=self._device).repeat(len(pages))
-        return (base + within)[start % PAGE : start % PAGE + stop - start]
+        assert segment.start + segment.count <= len(entry.pages) * PAGE, (
+            f"no room was reserved for {segment.count} tokens"
+        )
+        return entry.pages
 
     def _writes_to_shared(self, entry: _Pages) -> bool:
         index = entry.length // PAGE

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from minicpm.cache import TokenStore
-from minicpm.config import GQA
-from minicpm.layers.fused import fuse, project
+from minicpm.cache import BlockedStore, TokenStore
+from minicpm.config import GQA, InfLLM
+from minicpm.layers.fused import fuse, hold, project
 from minicpm.layers.step import Step
+from minicpm.ops.backend import TORCH, Backend
+from minicpm.ops.linear import Weight
 from minicpm.ops.rows import pad_to
 
 
@@ -28,7 +30,8 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries, hidden, bias=False)
         if mixer.gated:
             self.o_gate = nn.Linear(inputs, queries, bias=False)
-        self._fused: Tensor | None = None
+        self.fused: Weight | None = None
+        self.native_pages = False  # whether its store is laid out for the native kernels
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """x [T, I] normalised; result [T, D]. Rows beyond the batch's tokens are padding and give zero."""
@@ -45,13 +48,20 @@ class Attention(nn.Module):
             q, k = step.ops.rotate(q, step.angles), step.ops.rotate(k, step.angles)
         return step.attend(self.layer, q, k, v)
 
-    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> TokenStore:
-        """An empty store of `pages` pages for this layer."""
-        return TokenStore(pages, self.mixer.kv_heads, self.mixer.head_dim, dtype=dtype, device=device)
+    @property
+    def infllm(self) -> InfLLM | None:
+        """How it chooses blocks, if it does."""
+        return None
 
-    def prepare(self) -> None:
+    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> TokenStore | BlockedStore:
+        """An empty store of `pages` pages for this layer."""
+        kind = BlockedStore if self.native_pages and dtype == torch.bfloat16 else TokenStore
+        return kind(pages, self.mixer.kv_heads, self.mixer.head_dim, dtype=dtype, device=device)
+
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Fuse the three input projections; inference only from here on."""
-        self._fused = fuse((self.q_proj, self.k_proj, self.v_proj))
+        self.fused = fuse(self, ("q_proj", "k_proj", "v_proj"), backend)
+        hold(self, ("o_proj", "o_gate") if self.mixer.gated else ("o_proj",), backend)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return project(x, (self.q_proj, self.k_proj, self.v_proj), self._fused)
+        return project(x, (self.q_proj, self.k_proj, self.v_proj), self.fused)

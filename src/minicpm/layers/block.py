@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from minicpm.config import ModelConfig
 from minicpm.layers.feed_forwards import feed_forward
 from minicpm.layers.mixers import mixer
+from minicpm.layers.native_block import NativeAttention, NativeMLP, can_attention, can_mlp
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
+from minicpm.ops.backend import TORCH, Backend
 
 
 class Block(nn.Module):
@@ -21,16 +23,39 @@ class Block(nn.Module):
         self.self_attn = mixer(config.hidden, layer.mixer, layer=index, norm_eps=config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
         self.mlp = feed_forward(config.hidden, layer.ffn)
+        self._native_mixer: NativeAttention | None = None
+        self._native_mlp: NativeMLP | None = None
 
     def forward(self, h: Tensor, step: Step, rows: Tensor | None = None) -> Tensor:
         """h [T, D] after this block, or [R, D] of the `rows` wanted: the others only feed the mixer."""
+        return self._feed(self._mix(h, step, rows), step)
+
+    def _mix(self, h: Tensor, step: Step, rows: Tensor | None) -> Tensor:
+        if self._native_mixer is not None and step.native is not None and can_attention(self.self_attn):
+            h = h.clone()
+            self._native_mixer(h, step)
+            return h if rows is None else h[rows]
         mixed = self.self_attn(self.input_layernorm(h, step.ops), step)
         if rows is not None:
             h, mixed = h[rows], mixed[rows]
-        h = torch.add(h, mixed, alpha=self.residual_scale)
+        return torch.add(h, mixed, alpha=self.residual_scale)
+
+    def _feed(self, h: Tensor, step: Step) -> Tensor:
+        """The second half; it may write over h."""
+        if self._native_mlp is not None and can_mlp(self.mlp):
+            self._native_mlp(h)
+            return h
         return torch.add(h, self.mlp(self.post_attention_layernorm(h, step.ops)), alpha=self.residual_scale)
 
-    def prepare(self) -> None:
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Fuse projections for inference."""
-        self.self_attn.prepare()
-        self.mlp.prepare()
+        self.self_attn.prepare(backend)
+        self.mlp.prepare(backend)
+        if (runtime := backend.runtime) is None:
+            return
+        scale = self.residual_scale
+        if can_attention(self.self_attn):
+            self._native_mixer = NativeAttention(self.input_layernorm, self.self_attn, scale, runtime)
+            self.self_attn.native_pages = True
+        if can_mlp(self.mlp):
+            self._native_mlp = NativeMLP(self.post_attention_layernorm, self.mlp, scale, runtime)

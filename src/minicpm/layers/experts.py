@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from minicpm.config import MoE
-from minicpm.layers.fused import fuse
-from minicpm.ops.quant_tensor import Weight
+from minicpm.layers.fused import hold, stack
+from minicpm.ops.backend import TORCH, Backend
+from minicpm.ops.linear import Weight
 from minicpm.ops.rows import pad_rows, row_multiple
 
 
@@ -72,10 +73,15 @@ class Experts(nn.Module):
         shares = ranked.values[:, : self.chosen]
         return Routes(ranked.indices[:, : self.chosen], shares / shares.sum(dim=-1, keepdim=True))
 
-    def prepare(self) -> None:
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Stack the experts; inference only from here on. Packed ones stay separate."""
-        inputs = fuse([projection for expert in self.experts for projection in (expert.w1, expert.w3)])
-        outputs = fuse([expert.w2 for expert in self.experts])
+        if backend.runtime is not None:
+            for expert in self.experts:
+                hold(expert, ("w1", "w2", "w3"), backend)
+        if not all(type(projection) is nn.Linear for projection in self.experts[0].children()):
+            return
+        inputs = stack([projection for expert in self.experts for projection in (expert.w1, expert.w3)])
+        outputs = stack([expert.w2 for expert in self.experts])
         self._inputs, self._outputs = self._by_expert(inputs), self._by_expert(outputs)
 
     def _by_expert(self, stacked: Weight) -> Tensor | None:

@@ -8,6 +8,7 @@ from minicpm.config import Dense, FATReLU, FeedForward, MoE
 from minicpm.layers.experts import Experts
 from minicpm.layers.mlp import MLP
 from minicpm.layers.sparse_mlp import SparseMLP
+from minicpm.ops.backend import TORCH, Backend
 
 
 class FeedForwardModule(Protocol):
@@ -21,7 +22,7 @@ class FeedForwardModule(Protocol):
         """What the down projections are given for x [T, D]: [T, I], with experts [T, K, I]."""
         ...
 
-    def prepare(self) -> None:
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Repack for inference."""
         ...
 

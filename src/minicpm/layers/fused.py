@@ -6,16 +6,34 @@ import torch
 from torch import Tensor, nn
 
 from minicpm.layers.lora import adapted
+from minicpm.layers.native_linear import held_natively
 from minicpm.layers.quant_linear import QuantLinear
-from minicpm.ops.linear import linear
-from minicpm.ops.quant_tensor import QuantTensor, Weight, joined
+from minicpm.ops.backend import Backend
+from minicpm.ops.linear import Weight, linear
+from minicpm.ops.quant_tensor import QuantTensor, joined
 
 
-def fuse(linears: Sequence[nn.Linear]) -> Weight:
-    """The weights under each other, [sum of out, in]; each module's weight becomes a view of the result.
+def fuse(parent: nn.Module, names: Sequence[str], backend: Backend, *, gated: bool = False) -> Weight:
+    """The weights of these projections under each other, [sum of out, in], as the backend wants them.
 
-    Nothing is held twice and `state_dict` still shows the published names. Packed weights stay packed.
+    Each module's weight becomes a view of the result: nothing is held twice, and `state_dict` still shows the
+    published names. `gated` says that the second is multiplied with an activation of the first.
     """
+    if backend.runtime is not None:
+        native = held_natively(parent, names, backend.runtime, interleaved=gated)
+        if native is not None:
+            return native
+    return stack([parent.get_submodule(name) for name in names])
+
+
+def hold(parent: nn.Module, names: Sequence[str], backend: Backend) -> None:
+    """Let these projections, each by itself, be held as the backend wants them."""
+    for name in names if backend.runtime is not None else ():
+        held_natively(parent, [name], backend.runtime)
+
+
+def stack(linears: Sequence[nn.Module]) -> Weight:
+    """The weights under each other; packed ones stay packed."""
     packed = [projection for projection in linears if isinstance(projection, QuantLinear)]
     if not packed:
         return _fuse_plain(linears)

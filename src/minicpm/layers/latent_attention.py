@@ -5,13 +5,18 @@ from torch import Tensor, nn
 
 from minicpm.cache import LatentStore, Segment
 from minicpm.config import MLA
-from minicpm.layers.fused import fuse, project
+from minicpm.layers.fused import fuse, hold, project
 from minicpm.layers.lora import AdaptedLinear, weight_with
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
+from minicpm.ops.backend import TORCH, Backend
 from minicpm.ops.latent.expansion import widened, with_shared_key
-from minicpm.ops.quant_tensor import Weight
+from minicpm.ops.latent.native import LatentSegment, NativeLatent, why_not
+from minicpm.ops.linear import Weight
+from minicpm.ops.native.runtime import Runtime
 from minicpm.ops.rows import pad_to
+
+_FEW_QUERIES = 8  # from more on, expanding keys and values costs less than reading latents for each
 
 
 class LatentAttention(nn.Module):
@@ -37,6 +42,7 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(heads * mixer.value, hidden, bias=False)
         self._fused: Weight | None = None
         self._up: Tensor | None = None
+        self._native: NativeLatent | None = None
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """x [T, D] normalised; result [T, D]. Rows beyond the batch's tokens are padding and give zero."""
@@ -50,13 +56,17 @@ class LatentAttention(nn.Module):
         """An empty store of `pages` pages for this layer."""
         return LatentStore(pages, self.mixer.kv_rank + self.mixer.rope, dtype=dtype, device=device)
 
-    def prepare(self) -> None:
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Fuse projections of the input and leave the latents to the backend; inference only from here on.
 
         A packed kv_b_proj is held decoded beside its codes, because absorbing multiplies by its transpose.
         """
-        self._fused = fuse((self.q_a_proj, self.kv_a_proj_with_mqa))
+        self._fused = fuse(self, ("q_a_proj", "kv_a_proj_with_mqa"), backend)
+        hold(self, ("q_b_proj", "o_proj"), backend)
         self._up = self.kv_b_proj.weight.detach()
+        self._native = None
+        if backend.runtime is not None:
+            self._native = self._read_natively(self._up, backend.runtime)
 
     def _queries(self, compressed: Tensor, step: Step) -> Tensor:
         """q [T, H, nope + rope], its rope part rotated."""
@@ -82,6 +92,8 @@ class LatentAttention(nn.Module):
         store = step.cache.stores[self.layer]
         assert isinstance(store, LatentStore), f"MLA needs a LatentStore, not {type(store).__name__}"
         store.write(step.plan.write, latents)
+        if self._native is not None and self._few(step) and store.latents.dtype == torch.bfloat16:
+            return self._native(q, store.latents, _natively(step))
         queries = q.split([segment.count for segment in step.segments])
         parts = zip(queries, step.plan.reads, step.segments, strict=True)
         # A cache may be narrower than the weights.
@@ -97,6 +109,18 @@ class LatentAttention(nn.Module):
             return step.ops.attend(q, k, v)[..., : self.mixer.value]
         u_k, u_v = self._split(up.unflatten(0, (self.mixer.heads, -1)), dim=1)
         return step.ops.attend_latent(q, latents, u_k, u_v)
+
+    def _read_natively(self, up: Tensor, runtime: Runtime) -> NativeLatent | None:
+        """What reads cached latents natively, or None where the kernels cannot."""
+        u_k, u_v = self._split(up.unflatten(0, (self.mixer.heads, -1)), dim=1)
+        if why_not(u_k, u_v, self.mixer.kv_rank + self.mixer.rope) is not None:
+            return None
+        return NativeLatent(u_k, u_v, rope=self.mixer.rope, runtime=runtime)
+
+    def _few(self, step: Step) -> bool:
+        """Whether so few queries read each sequence that latents are better read as they are."""
+        plain = not isinstance(self.kv_b_proj, AdaptedLinear)
+        return plain and all(segment.count <= _FEW_QUERIES for segment in step.segments)
 
     def _matrix(self, segment: Segment) -> Tensor | None:
         """kv_b_proj as a matrix, with the segment's adapter; None where it may only be called.
@@ -117,3 +141,13 @@ class LatentAttention(nn.Module):
         """What belongs to keys and what to values, along an axis of nope + value."""
         k, v = joint.split([self.mixer.nope, self.mixer.value], dim=dim)
         return k, v
+
+
+def _natively(step: Step) -> list[LatentSegment]:
+    """The segments of a batch as rows of its queries and pages of the cache."""
+    assert step.native is not None, "a native forward with a cache has a native step"
+    segments, row = [], 0
+    for segment, pages in zip(step.segments, step.native.pages, strict=True):
+        segments.append(LatentSegment(row, segment.count, segment.start + segment.count, pages))
+        row += segment.count
+    return segments

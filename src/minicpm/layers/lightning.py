@@ -1,6 +1,6 @@
 """Linear attention with a constant decay per head, over a state instead of a history."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from minicpm.cache import PAGE, Recent, Segment, StateStore
 from minicpm.config import Lightning
-from minicpm.layers.fused import fuse, project
+from minicpm.layers.fused import fuse, hold, project
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
+from minicpm.ops.backend import TORCH, Backend
 from minicpm.ops.lightning.decay import alibi_slopes
-from minicpm.ops.quant_tensor import Weight
+from minicpm.ops.lightning.native import Span, advance, why_not
+from minicpm.ops.linear import Weight
 from minicpm.ops.rows import pad_to
 
 Operator = Callable[..., tuple[Tensor, Tensor]]
@@ -60,9 +62,10 @@ class LightningAttention(nn.Module):
         """An empty store; states are float32 whatever the cache's dtype, and no page holds any of them."""
         return StateStore()
 
-    def prepare(self) -> None:
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Fuse the three input projections; inference only from here on."""
-        self._fused = fuse((self.q_proj, self.k_proj, self.v_proj))
+        self._fused = fuse(self, ("q_proj", "k_proj", "v_proj"), backend)
+        hold(self, ("o_proj", "z_proj") if self.mixer.gated else ("o_proj",), backend)
 
     def _placed(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """Queries and keys normalised per head, then rotated to their positions."""
@@ -77,6 +80,12 @@ class LightningAttention(nn.Module):
         assert step.causal, (
             "a state has seen only what came before, so nothing after a token can be attended to"
         )
+        if (
+            step.ops.runtime is not None
+            and step.cache is not None
+            and why_not(k.shape[2], v.shape[2]) is None
+        ):
+            return self._advance(q, k, v, step)
         group = self.mixer.heads // self.mixer.kv_heads
         k, v = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (k, v))
         slopes = alibi_slopes(self.mixer.heads, q.device)
@@ -84,16 +93,51 @@ class LightningAttention(nn.Module):
         segments = zip(step.segments, *(torch.split(x, counts) for x in (q, k, v)), strict=True)
         return torch.cat([self._read(segment, qkv, slopes, step) for segment, *qkv in segments])
 
-    def _read(self, segment: Segment, qkv: list[Tensor], slopes: Tensor, step: Step) -> Tensor:
-        operator = partial(step.ops.lightning, slopes=slopes, scale=self.mixer.scale)
-        if step.cache is None:
-            return operator(*qkv)[0]
+    def _advance(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
+        """As `_mix`, all sequences of a cache in one native call."""
+        assert step.ops.runtime is not None
+        slopes, spans, row = alibi_slopes(self.mixer.heads, q.device), [], 0
+        for segment in step.segments:
+            store, seq = self._state_store(segment, step)
+            before = store.state(seq)
+            for count in store.pieces(seq, segment.count):
+                after = torch.empty(self.mixer.heads, k.shape[2], v.shape[2])
+                spans.append(Span(before, after, row, count))
+                before, row = after, row + count
+        out = advance(q, k, v, spans, slopes=slopes, scale=self.mixer.scale, runtime=step.ops.runtime)
+        self._commit(spans, k, v, slopes, step)
+        return out
+
+    def _commit(self, spans: Sequence[Span], k: Tensor, v: Tensor, slopes: Tensor, step: Step) -> None:
+        """Let the store see every state of a native call, in the order of its spans."""
+        left, group = iter(spans), self.mixer.heads // self.mixer.kv_heads
+        row = 0
+        for segment in step.segments:
+            store, seq = self._state_store(segment, step)
+            met = store.state(seq)
+            for count in store.pieces(seq, segment.count):
+                store.advance(seq, count, next(left).after)
+            if 1 < segment.count <= PAGE:
+                own = (x[row : row + segment.count].repeat_interleave(group, dim=1) for x in (k, v))
+                store.remember(seq, Recent(segment.start, met, *own, slopes))
+            row += segment.count
+
+    def _state_store(self, segment: Segment, step: Step) -> tuple[StateStore, int]:
+        """The layer's store, and the sequence that the segment continues in it."""
+        assert step.cache is not None
         store, seq = step.cache.stores[self.layer], segment.seq
         assert isinstance(store, StateStore), f"lightning needs a StateStore, not {type(store).__name__}"
         assert seq is not None, "a batch with a cache needs a sequence for every segment"
         assert segment.start == store.length(seq), (
             f"segment starts at {segment.start}, its state has seen {store.length(seq)} tokens"
         )
+        return store, seq
+
+    def _read(self, segment: Segment, qkv: list[Tensor], slopes: Tensor, step: Step) -> Tensor:
+        operator = partial(step.ops.lightning, slopes=slopes, scale=self.mixer.scale)
+        if step.cache is None:
+            return operator(*qkv)[0]
+        store, seq = self._state_store(segment, step)
         met = store.state(seq)
         out = _continue(operator, store, seq, qkv)
         if 1 < segment.count <= PAGE:

@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from minicpm.cache import Rows, Segment
 from minicpm.errors import BadParameter
+from minicpm.layers.native_linear import NativeLinear
 from minicpm.layers.quant_linear import QuantLinear
 from minicpm.ops.rows import pad_rows, row_multiple
 
@@ -161,6 +162,14 @@ class _AdaptedPacked(AdaptedLinear, QuantLinear):
         self.updates, self.merged, self._adapters = {}, {}, adapters
 
 
+class _AdaptedNative(AdaptedLinear, NativeLinear):
+    """Over a weight in the kernels' layout, which it shares."""
+
+    def __init__(self, base: NativeLinear, adapters: Adapters) -> None:
+        NativeLinear.__init__(self, base.matrix, base.first, base.last)
+        self.updates, self.merged, self._adapters = {}, {}, adapters
+
+
 def adapted(projection: nn.Module, x: Tensor, out: Tensor) -> Tensor:
     """`out` of a projection computed elsewhere (fused with others), with its adapters' updates."""
     return projection.updated(x, out) if isinstance(projection, AdaptedLinear) else out
@@ -185,7 +194,7 @@ def weight_with(projection: AdaptedLinear, name: str | None) -> Tensor:
         return weight
     if weight.requires_grad and torch.is_grad_enabled():
         return update.merged(weight).to(weight.dtype)
-    version = 0 if isinstance(projection, QuantLinear) else weight._version
+    version = 0 if isinstance(projection, QuantLinear | NativeLinear) else weight._version
     held = projection.merged.get(name)
     if held is None or held.update is not update or held.version != version:
         # Not as an inference tensor: a later forward may be none of inference.
@@ -210,6 +219,8 @@ def _adaptable(projection: nn.Module, adapters: Adapters) -> AdaptedLinear:
     match projection:
         case QuantLinear():
             return _AdaptedPacked(projection, adapters)
+        case NativeLinear():
+            return _AdaptedNative(projection, adapters)
         case nn.Linear():
             return _AdaptedPlain(projection, adapters)
     raise NotImplementedError(f"no adapters for {type(projection).__name__}")

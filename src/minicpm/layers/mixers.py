@@ -12,6 +12,7 @@ from minicpm.layers.latent_attention import LatentAttention
 from minicpm.layers.lightning import LightningAttention
 from minicpm.layers.sparse_attention import SparseAttention
 from minicpm.layers.step import Step
+from minicpm.ops.backend import TORCH, Backend
 
 
 class MixerModule(Protocol):
@@ -25,7 +26,7 @@ class MixerModule(Protocol):
         """What this layer remembers, for sequences over `pages` pages."""
         ...
 
-    def prepare(self) -> None:
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Repack for inference."""
         ...
 

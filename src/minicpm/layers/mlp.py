@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from minicpm.config import Activation, Dense, FATReLU, SiLU
-from minicpm.layers.fused import fuse, project
+from minicpm.layers.fused import fuse, hold, project
 from minicpm.ops.activations import fatrelu
-from minicpm.ops.quant_tensor import Weight
+from minicpm.ops.backend import TORCH, Backend
+from minicpm.ops.linear import Weight
 
 
 class MLP(nn.Module):
@@ -17,11 +18,12 @@ class MLP(nn.Module):
 
     def __init__(self, hidden: int, ffn: Dense) -> None:
         super().__init__()
+        self.config = ffn
         self.act = activation(ffn.act)
         self.gate_proj = nn.Linear(hidden, ffn.intermediate, bias=False)
         self.up_proj = nn.Linear(hidden, ffn.intermediate, bias=False)
         self.down_proj = nn.Linear(ffn.intermediate, hidden, bias=False)
-        self._fused: Weight | None = None
+        self.fused: Weight | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """down(act(gate x) * up x) for x [T, D]."""
@@ -29,12 +31,13 @@ class MLP(nn.Module):
 
     def inner(self, x: Tensor) -> Tensor:
         """act(gate x) * up x for x [T, D]; [T, I]."""
-        gate, up = project(x, (self.gate_proj, self.up_proj), self._fused)
+        gate, up = project(x, (self.gate_proj, self.up_proj), self.fused)
         return self.act(gate) * up
 
-    def prepare(self) -> None:
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Fuse the two input projections; inference only from here on."""
-        self._fused = fuse((self.gate_proj, self.up_proj))
+        self.fused = fuse(self, ("gate_proj", "up_proj"), backend, gated=True)
+        hold(self, ("down_proj",), backend)
 
 
 def activation(config: Activation) -> Callable[[Tensor], Tensor]:

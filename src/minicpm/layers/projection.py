@@ -2,9 +2,10 @@
 
 from torch import nn
 
+from minicpm.layers.native_linear import NativeLinear
 from minicpm.layers.quant_linear import QuantLinear
 
-Projection = nn.Linear | QuantLinear
+Projection = nn.Linear | QuantLinear | NativeLinear
 
 
 def projections(model: nn.Module, layers: nn.Module) -> dict[str, Projection]:

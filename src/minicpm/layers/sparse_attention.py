@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minicpm.cache import Rows, SparseStore
+from minicpm.cache import BlockedSparseStore, Rows, SparseStore
 from minicpm.config import InfLLM
 from minicpm.config.sparse import dense_positions
 from minicpm.layers.attention import Attention
@@ -67,7 +67,7 @@ class SparseAttention(Attention):
 
     def __init__(self, hidden: int, mixer: InfLLM, *, layer: int) -> None:
         super().__init__(hidden, mixer.attention, layer=layer)
-        self.infllm = mixer
+        self._infllm = mixer
         self._dense = dense_positions(mixer.sparse)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
@@ -83,9 +83,17 @@ class SparseAttention(Attention):
         pasts = [_Past(s.k, s.v, None, partial(compress, s.choosing_k)) for s in segments]
         return self._read_all(segments, pasts, step.ops)
 
-    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> SparseStore:
+    @property
+    def infllm(self) -> InfLLM:
+        """How it chooses blocks."""
+        return self._infllm
+
+    def new_store(
+        self, pages: int, dtype: torch.dtype, device: torch.device
+    ) -> SparseStore | BlockedSparseStore:
         """An empty store of `pages` pages for this layer."""
-        return SparseStore(pages, self.infllm, dtype=dtype, device=device)
+        kind = BlockedSparseStore if self.native_pages and dtype == torch.bfloat16 else SparseStore
+        return kind(pages, self.infllm, dtype=dtype, device=device)
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> _Heads:
         if not self.mixer.rotary:
@@ -100,12 +108,14 @@ class SparseAttention(Attention):
         segments = heads.split([segment.count for segment in step.segments])
         return self._read_all(segments, [_past(store, rows) for rows in step.plan.reads], step.ops)
 
-    def _write(self, heads: _Heads, step: Step) -> SparseStore:
+    def _write(self, heads: _Heads, step: Step) -> SparseStore | BlockedSparseStore:
         """The layer's store with all that this forward adds to it."""
         assert step.cache is not None
         assert step.plan is not None
         store = step.cache.stores[self.layer]
-        assert isinstance(store, SparseStore), f"a SparseStore is needed here, not {type(store).__name__}"
+        assert isinstance(store, SparseStore | BlockedSparseStore), (
+            f"a SparseStore is needed here, not {type(store).__name__}"
+        )
         store.write(step.plan.write, heads.k, heads.v)
         if self.infllm.scores_unrotated:
             store.write_unrotated(step.plan.write, heads.choosing_k)
@@ -134,9 +144,9 @@ class SparseAttention(Attention):
         return partial(ops.compress, sparse=self.infllm.sparse)
 
 
-def _past(store: SparseStore, rows: Rows) -> _Past:
+def _past(store: SparseStore | BlockedSparseStore, rows: Rows) -> _Past:
     """What is stored at `rows`; scattered rows are left to be gathered by who knows which are needed."""
     compressed = partial(store.read_compressed, rows)
-    if isinstance(rows, slice):
+    if isinstance(rows, slice) or isinstance(store, BlockedSparseStore):
         return _Past(*store.read(rows), None, compressed)
     return _Past(store.k, store.v, rows, compressed)

@@ -9,8 +9,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from minicpm.cache import Batch, Cache, CachePlan, Rows, Segment, Store, TokenStore
+from minicpm.cache import Batch, BlockedStore, Cache, CachePlan, Rows, Segment, Store, TokenStore
 from minicpm.config import Rope
+from minicpm.layers.native_step import NativeStep
 from minicpm.ops.backend import Backend
 from minicpm.ops.rope import Angles, rope_angles
 
@@ -28,12 +29,17 @@ class Step:
     cache: Cache | None
     plan: CachePlan | None
     causal: bool = True
+    native: NativeStep | None = None
 
     @classmethod
     def of(cls, batch: Batch, rope: Rope, ops: Backend, *, causal: bool = True) -> Step:
         """For a batch whose positions `rope` rotates."""
         plan = batch.cache.plan(batch.segments) if batch.cache is not None else None
-        return cls(ops, rope_angles(rope, batch.positions), batch.segments, batch.cache, plan, causal=causal)
+        angles = rope_angles(rope, batch.positions)
+        native = None
+        if ops.runtime is not None and plan is not None:
+            native = NativeStep.of(angles, batch.segments, plan)
+        return cls(ops, angles, batch.segments, batch.cache, plan, causal=causal, native=native)
 
     @property
     def tokens(self) -> int:
@@ -51,8 +57,10 @@ class Step:
         return _attend_cached(self.ops, self.segments, self.plan, store, (q, k, v))
 
 
-def _token_store(store: Store) -> TokenStore:
-    assert isinstance(store, TokenStore), f"softmax attention needs a TokenStore, not {type(store).__name__}"
+def _token_store(store: Store) -> TokenStore | BlockedStore:
+    assert isinstance(store, TokenStore | BlockedStore), (
+        f"softmax attention needs a TokenStore, not {type(store).__name__}"
+    )
     return store
 
 
@@ -83,7 +91,7 @@ def _attend_cached(
     ops: Backend,
     segments: Sequence[Segment],
     plan: CachePlan,
-    store: TokenStore,
+    store: TokenStore | BlockedStore,
     qkv: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:
     q, k, v = qkv
@@ -94,7 +102,7 @@ def _attend_cached(
     )
 
 
-def _attend_past(ops: Backend, q: Tensor, store: TokenStore, rows: Rows) -> Tensor:
+def _attend_past(ops: Backend, q: Tensor, store: TokenStore | BlockedStore, rows: Rows) -> Tensor:
     k, v = store.read(rows)
     return ops.attend(q, k.to(q.dtype), v.to(q.dtype))  # a cache may be narrower than the weights
 

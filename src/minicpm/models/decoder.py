@@ -8,8 +8,13 @@ from torch.nn.functional import linear
 
 from minicpm.cache import Batch, Cache
 from minicpm.config import ModelConfig
+from minicpm.layers.fused import hold
 from minicpm.layers.mixers import as_mixer
+from minicpm.layers.native_linear import NativeEmbedding, NativeLinear, native_embedding
 from minicpm.models.trunk import Trunk
+from minicpm.ops.backend import Backend
+from minicpm.ops.native.matrix import NativeMatrix
+from minicpm.ops.native.memory import give_back
 from minicpm.ops.rows import pad_rows
 
 
@@ -25,8 +30,33 @@ class Decoder(Trunk):
         """Logits [R, V] float32 of hidden states [R, D]; divided by the logit scale, head tied or not."""
         scaled = pad_rows(hidden / self.config.logit_scale, self._rows)
         # A head that is a module is called, so that an adapter around it takes part.
+        if (native := self._native_head) is not None:
+            return native(scaled, torch.float32)[: len(hidden)]
         projected = self.lm_head(scaled) if hasattr(self, "lm_head") else linear(scaled, self.head)
         return projected[: len(hidden)].float()
+
+    def prepare(self, backend: str | Backend = "auto", *, threads: int | None = None) -> None:
+        """As `Trunk.prepare`, and the head with it."""
+        super().prepare(backend, threads=threads)
+        runtime = self.backend.runtime
+        if runtime is None:
+            return
+        if not self.config.tied:
+            hold(self._above_head, ("lm_head",), self.backend)
+        elif (native := native_embedding(self.model.embed_tokens, runtime)) is not None:
+            self.model.embed_tokens = native
+        give_back()
+
+    @property
+    def _above_head(self) -> nn.Module:
+        """The module that `lm_head` is registered in; a prefix may stand between."""
+        return next(part for part in self.modules() if "lm_head" in part._modules)
+
+    @property
+    def _native_head(self) -> NativeMatrix | None:
+        """The output matrix where the kernels hold it and no adapter stands around it."""
+        head = self.model.embed_tokens if self.config.tied else self.lm_head
+        return head.matrix if type(head) in (NativeEmbedding, NativeLinear) else None
 
     @property
     def head(self) -> Tensor:

@@ -13,7 +13,8 @@ from minicpm.layers.block import Block
 from minicpm.layers.lora import Adapters
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
-from minicpm.ops.backend import TORCH, choose_backend
+from minicpm.ops.backend import TORCH, Backend, choose_backend
+from minicpm.ops.native.memory import give_back
 from minicpm.ops.rows import pad_rows, row_multiple
 
 
@@ -64,13 +65,13 @@ class Trunk(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format of the embedding."""
-        return self.model.embed_tokens.weight.dtype
+        """The number format of the weights that are not packed."""
+        return self.model.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.embed_tokens.weight.device
+        return self.model.norm.weight.device
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states [R, D] of the rows wanted, after the final norm; extends the batch's cache."""
@@ -98,14 +99,21 @@ class Trunk(nn.Module):
         """What token ids [T] enter the first layer as, [T, D]."""
         return self.model.embed_tokens(ids) * self.config.embed_scale
 
-    def prepare(self, backend: str = "auto") -> None:
-        """Choose operators and fuse projections; from here on for inference only."""
-        self.backend = choose_backend(backend)
+    def prepare(self, backend: str | Backend = "auto", *, threads: int | None = None) -> None:
+        """Choose operators and fuse projections; from here on for inference only.
+
+        `threads` is for a native backend chosen here: one per physical core unless said.
+        """
+        if isinstance(backend, str):
+            backend = choose_backend(backend, dtype=self.dtype, device=self.device, threads=threads)
+        self.backend = backend
         self.prepared = True
         self.requires_grad_(False)
         self._rows = row_multiple(self.dtype, self.device)
         for block in self.model.layers:
-            block.prepare()
+            block.prepare(self.backend)
+            if self.backend.runtime is not None:  # or weights would be held twice by the last block
+                give_back()
 
     @property
     def unused(self) -> frozenset[str]:

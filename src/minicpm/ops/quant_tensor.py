@@ -74,6 +74,8 @@ Weight = Tensor | QuantTensor
 def joined(parts: Sequence[QuantTensor]) -> QuantTensor:
     """Matrices of the same inputs and scheme under each other."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     assert all(part.scheme == first.scheme for part in parts), "one scheme per joined matrix"
     zeros = [part.zeros for part in parts if part.zeros is not None]
     return QuantTensor(

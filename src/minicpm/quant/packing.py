@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from minicpm.errors import BadParameter
+from minicpm.layers.native_linear import NativeLinear
 from minicpm.layers.quant_linear import QuantLinear
 from minicpm.ops.backend import Backend
 from minicpm.ops.quant_tensor import QuantTensor
@@ -57,13 +58,19 @@ class Packing:
         return 8 * self.nbytes / self.weights
 
 
-def projections(model: Packable) -> dict[str, nn.Linear]:
+def projections(model: Packable) -> dict[str, nn.Linear | NativeLinear]:
     """The linear modules that a ternary model holds ternary, by name: all but the head and routers."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] not in _KEPT
+        if _is_plain(module) and name.rpartition(".")[2] not in _KEPT
     }
+
+
+def _is_plain(module: nn.Module) -> bool:
+    if isinstance(module, NativeLinear):
+        return module.matrix.bits == 16
+    return isinstance(module, nn.Linear)
 
 
 @torch.no_grad()
@@ -103,8 +110,8 @@ def hold_packed(model: Packable, name: str, weight: QuantTensor) -> None:
     setattr(model.get_submodule(parent), child, QuantLinear(weight))
 
 
-def _refuse_adapters(parts: Mapping[str, nn.Linear]) -> None:
-    adapted = [name for name, part in parts.items() if type(part) is not nn.Linear]
+def _refuse_adapters(parts: Mapping[str, nn.Linear | NativeLinear]) -> None:
+    adapted = [name for name, part in parts.items() if type(part) not in (nn.Linear, NativeLinear)]
     if adapted:
         raise BadParameter(
             f"{len(adapted)} projections carry adapters, {adapted[0]} for one. Packing would drop them, so "

@@ -13,6 +13,7 @@ from minicpm.checkpoint.files import listed, shown
 from minicpm.checkpoint.filling import is_finite
 from minicpm.errors import BadParameter, NotFinite
 from minicpm.layers.lora import Update, make_adaptable
+from minicpm.layers.native_linear import NativeLinear
 from minicpm.layers.projection import Projection
 from minicpm.layers.quant_linear import QuantLinear
 from minicpm.models.decoder import Decoder
@@ -54,13 +55,28 @@ def merge(decoder: Decoder, adapter: Adapter) -> Merged:
     _check_finite(changed, updates)
     base, unmerged = _probe(decoder, None), _unmerged(decoder, adapter, changed)
     for name, projection in changed.items():
-        # In place, so that fused weights, which projections view, change too.
-        projection.weight.copy_(updates[name].merged(projection.weight))
+        _replace(projection, updates[name].merged(projection.weight))
+    if decoder.backend.runtime is not None:
+        decoder.prepare(decoder.backend)  # what was made of the weights is made anew
     return Merged(_largest(_probe(decoder, None) - unmerged), _largest(unmerged - base))
 
 
+def _replace(projection: Projection, weight: Tensor) -> None:
+    """In place, so that fused weights, which projections view, change too."""
+    if isinstance(projection, NativeLinear):
+        projection.write(weight)
+    else:
+        projection.weight.copy_(weight)
+
+
+def _is_packed(projection: Projection) -> bool:
+    if isinstance(projection, NativeLinear):
+        return projection.matrix.bits < 16
+    return isinstance(projection, QuantLinear)
+
+
 def _refuse_packed(adapter: Adapter, changed: Mapping[str, Projection]) -> None:
-    if packed := [name for name, projection in changed.items() if isinstance(projection, QuantLinear)]:
+    if packed := [name for name, projection in changed.items() if _is_packed(projection)]:
         raise BadParameter(
             f"The adapter in {shown(str(adapter.path))} cannot be merged: these weights are packed in few "
             f"bits, which would round most of it away: {listed(packed)}. Load it beside the weights, by name."

@@ -78,7 +78,7 @@ class Draft(nn.Module, ABC):
 
     def prepare(self, backend: str = "auto") -> None:
         """Choose operators and fuse projections; from here on for inference only."""
-        self.backend = choose_backend(backend)
+        self.backend = choose_backend(backend, dtype=self.dtype, device=self.device)
         self.requires_grad_(False)
         self._rows = row_multiple(self.dtype, self.device)
         self._prepare_layer()

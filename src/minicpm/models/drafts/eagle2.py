@@ -62,4 +62,4 @@ class Eagle2(Draft):
     def _prepare_layer(self) -> None:
         block = self.layers[0]
         assert isinstance(block, Block)
-        block.prepare()
+        block.prepare(self.backend)

@@ -13,6 +13,7 @@ from minicpm.models.decoder import Decoder
 from minicpm.models.drafts.config import Eagle3Config
 from minicpm.models.drafts.draft import Draft
 from minicpm.models.trunk import Hidden
+from minicpm.ops.backend import TORCH, Backend
 from minicpm.ops.rows import pad_rows
 
 
@@ -37,10 +38,10 @@ class Midlayer(nn.Module):
         r = torch.add(r, mixed, alpha=self.residual_scale)
         return torch.add(r, self.mlp(self.post_attention_layernorm(r, step.ops)), alpha=self.residual_scale)
 
-    def prepare(self) -> None:
+    def prepare(self, backend: Backend = TORCH) -> None:
         """Fuse projections for inference."""
-        self.self_attn.prepare()
-        self.mlp.prepare()
+        self.self_attn.prepare(backend)
+        self.mlp.prepare(backend)
 
 
 class Eagle3(Draft):
@@ -85,4 +86,4 @@ class Eagle3(Draft):
         return projected[: len(features)].float()
 
     def _prepare_layer(self) -> None:
-        self.midlayer.prepare()
+        self.midlayer.prepare(self.backend)

@@ -5,11 +5,20 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from minicpm.ops.quant_tensor import QuantTensor, Weight, decode
+from minicpm.ops.native.matrix import NativeMatrix
+from minicpm.ops.quant_tensor import QuantTensor, decode
+
+Weight = Tensor | QuantTensor | NativeMatrix
+"""What a product can be made with."""
 
 
 def linear(x: Tensor, weight: Weight) -> Tensor:
-    """As the reference, to the same bits: the matrix is decoded whole, for a product in the same order."""
+    """As the reference, to the same bits: the matrix is decoded whole, for a product in the same order.
+
+    One in the kernels' layout is multiplied by them.
+    """
+    if isinstance(weight, NativeMatrix):
+        return weight(x)
     return nn.functional.linear(x, weight if isinstance(weight, Tensor) else decode_by_byte(weight))
 
 

@@ -1,0 +1,2 @@
+#define MC_ISA avx2
+#include "isa/kernels.inc"

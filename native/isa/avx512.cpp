@@ -1,0 +1,2 @@
+#define MC_ISA avx512
+#include "isa/kernels.inc"

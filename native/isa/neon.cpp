@@ -1,0 +1,2 @@
+#define MC_ISA neon
+#include "isa/kernels.inc"

@@ -1,0 +1,2 @@
+#define MC_ISA portable
+#include "isa/kernels.inc"
