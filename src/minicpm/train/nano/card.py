@@ -29,9 +29,9 @@ does not know.
 
 {layers} layers, hidden {hidden}, feed-forward {intermediate}, {heads} query heads over {kv_heads} key/value
 heads of width {head_dim}, {vocab} byte-fallback BPE pieces, tied embedding, muP scaling (embedding x 12,
-depth 1.4, base width 128), context {context}. Its `sparse_config` has the published InfLLM-V2 geometry
-(kernels of 32 every 16 tokens, blocks of 64), but a `dense_len` of its whole context: it was trained with
-dense attention, and choosing blocks costs it answers.
+depth 1.4, base width 128), context {context}. Its `sparse_config` lets a query beyond 1,088 tokens
+attend to 17 blocks of 64, chosen by means of 4 keys, every 2 tokens: it was trained with dense attention, and
+the published windows of 32 hide a key that matches.
 
 ## Training
 

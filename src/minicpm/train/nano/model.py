@@ -8,7 +8,11 @@ from minicpm.models.registry import parse
 
 
 def raw_config(vocab: int = 6144) -> dict[str, Any]:
-    """nano's config.json: published sparse geometry, and dense attention over its whole context."""
+    """nano's config.json.
+
+    Beyond 1,088 tokens a query attends to 17 of up to 32 blocks. Windows of 4 keys choose them: in so small a model a
+    key that matches hardly lifts the mean of the published 32.
+    """
     return {
         "architectures": ["MiniCPMForCausalLM"],
         "model_type": "minicpm",
@@ -35,14 +39,14 @@ def raw_config(vocab: int = 6144) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "use_cache": True,
         "sparse_config": {
-            "kernel_size": 32,
-            "kernel_stride": 16,
+            "kernel_size": 4,
+            "kernel_stride": 2,
             "init_blocks": 1,
             "block_size": 64,
             "window_size": 64,
             "topk": 16,
             "use_nope": False,
-            "dense_len": 2048,
+            "dense_len": 1024,
         },
     }
 
