@@ -24,6 +24,7 @@ std::vector<std::string> instruction_sets() {
 }  // namespace
 
 NB_MODULE(_native, module) {
+  nb::set_leak_warnings(false);  // tensors that outlive the interpreter hold on to arenas, which is no fault
   module.doc() = "The compiled part of minicpm.ops.";
   module.def("build", [] { return std::string(MINICPM_VERSION ", " MINICPM_COMPILER ", " MINICPM_BUILD_TYPE); },
              "Version, compiler and build type in one line.");

@@ -15,6 +15,7 @@ from minicpm.config.memory import cache_bytes, weight_bytes
 from minicpm.errors import CapacityError
 from minicpm.models.published import by_name
 from minicpm.models.registry import parse
+from minicpm.ops.native import absence
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 GIB = 2**30
@@ -120,7 +121,7 @@ def now(field):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 open("/proc/self/clear_refs", "w").write("5")  # the high-water mark starts again from here
 before = now("VmRSS")
-decoder = load(checkpoint, dtype=dtype)
+decoder = load(checkpoint, dtype=dtype, backend="torch")
 print(now("VmHWM") - before, plan.needed_bytes, plan.weight_bytes, plan.scratch_bytes, "sympy" in sys.modules)
 """
 
@@ -177,3 +178,73 @@ def test_a_limit_on_memory_refuses_the_load_beforehand_instead_of_dying(medium):
     assert "CapacityError" in child.stderr
     assert "ulimit" in child.stderr
     assert load_in_child(medium, "float32", limit=260 << 20).returncode == 0
+
+
+# 340 MB of weights in bfloat16, so that what a process needs besides is little even of those in int4.
+LARGE = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "vocab_size": 20000,
+    "torch_dtype": "bfloat16",
+}
+LOAD_NATIVE = """
+import os, sys
+from minicpm.checkpoint import open_checkpoint, load
+import minicpm.checkpoint.loading as loading
+from minicpm.ops.native import module
+import torch
+plans, fit = [], loading.require_fit
+loading.require_fit = lambda plan: (plans.append(plan), fit(plan))
+checkpoint = open_checkpoint(sys.argv[1])
+torch.ones(8, 8).bfloat16() @ torch.ones(8, 8).bfloat16(), module()
+def now(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+open("/proc/self/clear_refs", "w").write("5")
+before = now("VmRSS")
+decoder = load(checkpoint, weights=sys.argv[2], backend="native")
+print(now("VmHWM") - before, now("VmRSS") - before, plans[-1].needed_bytes, plans[-1].weight_bytes)
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    import torch
+
+    from minicpm.checkpoint.building import blank
+    from minicpm.checkpoint.writing import TensorSpec, write_shards
+
+    folder = tmp_path_factory.mktemp("large")
+    raw = dict(by_name("MiniCPM-2B").raw) | LARGE
+    (folder / "config.json").write_text(json.dumps(raw))
+    shapes = {name: weight.shape for name, weight in blank(parse(raw)).named_parameters()}
+    some = torch.randn(max(shape.numel() for shape in shapes.values())).bfloat16()
+    tensors = ((name, some[: shape.numel()].view(shape)) for name, shape in shapes.items())
+    specs = [TensorSpec(name, "BF16", tuple(shape)) for name, shape in shapes.items()]
+    write_shards(folder, specs, tensors, max_shard_bytes=1 << 30)
+    return folder
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="reads Linux's own accounting; run it on Linux"
+)
+@pytest.mark.skipif(absence() is not None, reason="needs the compiled part; `make setup` builds it")
+@pytest.mark.parametrize("weights", ["plain", "int8", "int4"])
+def test_packing_for_the_kernels_stays_near_the_estimate(large, weights, tmp_path):
+    """At first, and from the file that the first start leaves; what stays is little more than the weights."""
+    environment = os.environ | {
+        "PYTHONPATH": str(SRC),
+        "OMP_NUM_THREADS": "1",
+        "MINICPM_PACKED_CACHE": "1",
+        "MINICPM_HOME": str(tmp_path),
+    }
+    command = [sys.executable, "-c", LOAD_NATIVE, str(large), weights]
+    for _ in range(1 if weights == "plain" else 2):
+        child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert child.returncode == 0, child.stderr
+        peak, resident, needed, held = map(int, child.stdout.split())
+        assert abs(peak - needed) <= 0.15 * needed, (peak, needed)
+        assert resident <= 1.1 * held + (30 << 20), (resident, held)

@@ -36,8 +36,8 @@ def packed_parts(decoder):
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
 @pytest.mark.parametrize("prepare", [True, False])
 def test_a_packed_load_gives_the_logits_of_a_plain_one(folder, dtype, prepare):
-    plain = minicpm.load_decoder(folder, dtype=dtype, prepare=prepare)
-    packed = minicpm.load_decoder(folder, dtype=dtype, prepare=prepare, weights="packed")
+    plain = minicpm.load_decoder(folder, dtype=dtype, backend="torch", prepare=prepare)
+    packed = minicpm.load_decoder(folder, dtype=dtype, backend="torch", prepare=prepare, weights="packed")
     assert len(packed_parts(packed)) == 21
     assert packed.dtype == plain.dtype
     assert torch.equal(logits(packed), logits(plain))
@@ -48,7 +48,7 @@ def test_the_group_is_found_and_the_bits_are_counted(group, tmp_path):
     folder = tiny_checkpoint("bitcpm4-0.5b", tmp_path, dtype="bfloat16", group=group)
     packing = packing_of_checkpoint(open_checkpoint(folder))
     assert packing.group == group
-    parts = packed_parts(minicpm.load_decoder(folder, weights="packed"))
+    parts = packed_parts(minicpm.load_decoder(folder, weights="packed", backend="torch"))
     assert packing.nbytes == sum(part.nbytes for part in parts)
     assert packing.weights == sum(part.shape[0] * part.shape[1] for part in parts)
     assert packing.nbytes_before == 2 * packing.weights
@@ -68,7 +68,7 @@ def test_other_checkpoints_are_not_ternary_and_refused_with_the_measure(tmp_path
 
 
 def test_an_unknown_form_of_weights_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(BadParameter, match="Use plain or packed"):
+    with pytest.raises(BadParameter, match="Use plain, packed, int8 or int4"):
         minicpm.load_decoder(tiny_checkpoint("bitcpm4-1b", tmp_path), weights="ternary")
 
 
@@ -85,15 +85,15 @@ def test_memory_is_planned_for_the_packed_weights(folder, monkeypatch):
     from minicpm.checkpoint import loading, plan
     from minicpm.checkpoint.available import Limit
 
-    decoder = minicpm.load_decoder(folder, weights="packed")
+    decoder = minicpm.load_decoder(folder, weights="packed", backend="torch")
     held = sum(p.nbytes for p in decoder.parameters()) + sum(part.nbytes for part in packed_parts(decoder))
     planned = []
     fit = plan.require_fit
     monkeypatch.setattr(loading, "require_fit", lambda plan: (planned.append(plan), fit(plan)))
-    minicpm.load_decoder(folder, weights="packed")
+    minicpm.load_decoder(folder, weights="packed", backend="torch")
     assert planned[0].weight_bytes == held
     limit = Limit("a test", planned[0].needed_bytes)
     monkeypatch.setattr(plan, "tightest", lambda _: limit)
-    minicpm.load_decoder(folder, weights="packed")
+    minicpm.load_decoder(folder, weights="packed", backend="torch")
     with pytest.raises(CapacityError):
-        minicpm.load_decoder(folder)
+        minicpm.load_decoder(folder, backend="torch")

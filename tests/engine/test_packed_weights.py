@@ -35,7 +35,7 @@ def test_an_adapter_beside_packed_weights_does_what_it_does_beside_plain_ones(fo
 
 
 def test_no_adapter_is_merged_into_packed_weights(folder, tmp_path):
-    with pytest.raises(BadParameter, match="ternary no longer"):
+    with pytest.raises(BadParameter, match="merged into packed weights"):
         minicpm.load(folder, weights="packed", merged=tmp_path)
 
 

@@ -14,17 +14,20 @@ from minicpm.errors import NotFinite
 
 
 @torch.no_grad()
-def fill(module: nn.Module, checkpoint: Checkpoint, *, progress: Progress | None = None) -> None:
+def fill(
+    module: nn.Module, checkpoint: Checkpoint, *, done: int = 0, progress: Progress | None = None
+) -> None:
     """Overwrite every parameter with the tensor of its name, cast to the parameter's dtype.
+
+    `done` bytes of others have been read before, which progress counts as well.
 
     Names and shapes must have been checked. Beside the parameters at most one tensor is in memory, and
     none where no cast or device copy is needed. Raises NotFinite, naming every tensor that is bad as
     stored or overflows in the cast.
     """
-    parameters = sorted(module.named_parameters(), key=lambda item: _place(checkpoint.tensors[item[0]]))
-    total = sum(checkpoint.tensors[name].nbytes for name, _ in parameters)
+    parameters = sorted(module.named_parameters(), key=lambda item: place(checkpoint.tensors[item[0]]))
+    total = done + sum(checkpoint.tensors[name].nbytes for name, _ in parameters)
     bad: list[str] = []
-    done = 0
     for name, parameter in parameters:
         info = checkpoint.tensors[name]
         bad += _fill_one(name, parameter.data, info)
@@ -32,10 +35,10 @@ def fill(module: nn.Module, checkpoint: Checkpoint, *, progress: Progress | None
         if progress is not None:
             progress(done, total, info.file.name)
     if bad:
-        raise _not_finite(checkpoint, bad)
+        raise not_finite(checkpoint, bad)
 
 
-def _place(info: TensorInfo) -> tuple[str, int]:
+def place(info: TensorInfo) -> tuple[str, int]:
     """Order of the disk, so that files are read from front to back."""
     return info.file.name, info.offset
 
@@ -62,7 +65,8 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
-def _not_finite(checkpoint: Checkpoint, bad: Sequence[str]) -> NotFinite:
+def not_finite(checkpoint: Checkpoint, bad: Sequence[str]) -> NotFinite:
+    """The error for tensors that are not finite, each named with its file."""
     return NotFinite(
         f"{len(bad)} tensors of {shown(str(checkpoint.path))} hold NaN or infinity: {listed(sorted(bad))}. "
         "Every answer would be noise, so the model is not loaded. Fetch the checkpoint again, or load it "

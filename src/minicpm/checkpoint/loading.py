@@ -13,20 +13,22 @@ from minicpm.checkpoint.folder import Checkpoint, open_checkpoint
 from minicpm.checkpoint.kinds import M, require_kind
 from minicpm.checkpoint.matching import check_tensors
 from minicpm.checkpoint.naming import with_prefix
-from minicpm.checkpoint.plan import MemoryPlan, plan_memory, require_fit
+from minicpm.checkpoint.packed_cache import kept_plan, packed_cache
+from minicpm.checkpoint.plan import MemoryPlan, fusing_bytes, plan_memory, require_fit
 from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.resolving import resolve
+from minicpm.checkpoint.rounded import fill_rounded, rounded_parts, rounded_plan
 from minicpm.checkpoint.ternary import fill_packed, measure_packing, packed_plan
 from minicpm.checkpoint.tied_head import check_tied_head
 from minicpm.checkpoint.tokenizer_fit import check_tokenizer
 from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_count
-from minicpm.config.dtypes import check_holding
+from minicpm.config.dtypes import BITS, check_holding, held_dtype
 from minicpm.config.sparse import with_sparse
 from minicpm.errors import BadConfig, BadParameter, CapacityError
 from minicpm.models import registry
 from minicpm.models.decoder import Decoder
 from minicpm.models.trunk import Trunk
-from minicpm.ops.backend import choose_backend
+from minicpm.ops.backend import check_backend, choose_backend
 
 _STORED_AS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -78,31 +80,67 @@ def load_as(
     BadConfig, UnknownModel, BadParameter, TokenizerMismatch, WeightMismatch, CapacityError), and NotFinite is
     raised while reading. `sparse` is as for `read_config`. With `prepare=False` projections stay separate,
     for training. With `weights="packed"` the projections of a ternary model (BitCPM4) are held in about two
-    bits per weight, which changes no logit; those of any other are refused with NotTernary.
+    bits per weight, which changes no logit; those of any other are refused with NotTernary. "int8" and "int4"
+    round the projections of any model while they are read, to 8 or 4 bits per weight, and the head to 8.
     """
     check_holding(weights)
     config = read_config(checkpoint, context=context, sparse=sparse)
     model = require_kind(blank(config), kind, checkpoint)
-    name = weight_dtype(config, dtype)
+    name = weight_dtype(config, dtype, weights)
     target = _device(device)
-    choose_backend(backend)
+    check_backend(backend)
     check_tokenizer(checkpoint.path, config, checkpoint.generation)
     needed = {n: p.shape for n, p in model.named_parameters()}
     checkpoint = with_prefix(checkpoint, needed)
     check_tensors(needed, checkpoint, unused=model.unused)
     check_tied_head(checkpoint, config, model.unused)
-    plan = plan_load(checkpoint, config, name, tokens=context or 0, device=target)
+    ops = choose_backend(backend, dtype=getattr(torch, name), device=target) if prepare else None
+    native = ops is not None and ops.runtime is not None
+    plan = plan_load(
+        checkpoint, config, name, tokens=context or 0, device=target, weights=weights, native=native
+    )
+    cache = packed_cache(checkpoint, weights) if native and weights != "plain" else None
+    file = None if cache is None else cache.open()
+    done, restored = 0, False
+    if cache is not None and file is not None and ops is not None and ops.runtime is not None:
+        require_fit(kept_plan(plan, config, file, name))
+        restored = cache.restore(model, file, ops.runtime)
+    if not restored:
+        done = _hold(model, checkpoint, plan, weights=weights, device=target, progress=progress)
+    _allocate(model, name, target)
+    fill(model, checkpoint, done=done, progress=progress)
+    if ops is None:
+        return model
+    if file is not None and not restored:  # what was read in vain lies in the memory of the first
+        ops = choose_backend(backend, dtype=getattr(torch, name), device=target)
+    model.prepare(ops)
+    if cache is not None and not restored:
+        cache.keep(model)
+    return model.eval()
+
+
+def _hold(
+    model: Trunk,
+    checkpoint: Checkpoint,
+    plan: MemoryPlan,
+    *,
+    weights: str,
+    device: torch.device,
+    progress: Progress | None,
+) -> int:
+    """Let packed matrices take the place of some on the meta device, if they fit; the bytes read for that."""
     if weights == "packed":
-        packing = measure_packing(model, checkpoint, getattr(torch, name))
-        require_fit(packed_plan(plan, packing, name))
-        fill_packed(model, checkpoint, packing.group, dtype=getattr(torch, name), device=target)
+        dtype = getattr(torch, plan.dtype)
+        packing = measure_packing(model, checkpoint, dtype)
+        require_fit(packed_plan(plan, model, packing))
+        fill_packed(model, checkpoint, packing.group, dtype=dtype, device=device)
+    elif weights in BITS:
+        parts = rounded_parts(model, weights)
+        require_fit(rounded_plan(plan, model.config, checkpoint, parts))
+        return fill_rounded(model, checkpoint, parts, device=device, progress=progress)
     else:
         require_fit(plan)
-    _allocate(model, name, target)
-    fill(model, checkpoint, progress=progress)
-    if prepare:
-        model.prepare(backend)
-    return model.eval() if prepare else model
+    return 0
 
 
 def load_decoder(
@@ -143,11 +181,11 @@ def read_config(checkpoint: Checkpoint, *, context: int | None = None, sparse: s
     return config if context is None else extend(config, context)
 
 
-def weight_dtype(config: ModelConfig, wanted: str | torch.dtype) -> str:
-    """The full dtype name for `wanted`; raises BadParameter, listing the known names, for any other."""
+def weight_dtype(config: ModelConfig, wanted: str | torch.dtype, weights: str = "plain") -> str:
+    """The full dtype name for `wanted`, beside weights held this way; BadParameter for what cannot be."""
     name = str(wanted)
-    if name != "auto":
-        return dtype_name(name)
+    if name != "auto" or weights in BITS:
+        return held_dtype(name, config.dtype, weights)
     try:
         return dtype_name(config.dtype)
     except BadParameter as error:
@@ -174,11 +212,19 @@ def plan_load(
     *,
     tokens: int,
     device: torch.device | None = None,
+    weights: str = "plain",
+    native: bool = False,
 ) -> MemoryPlan:
-    """The memory plan of loading this checkpoint, then holding one sequence of `tokens` tokens."""
-    plan = plan_memory(config, dtype, tokens, limit=_gpu_limit(device))
+    """The memory plan of loading this checkpoint, then holding one sequence of `tokens` tokens.
+
+    `native` weights are packed for the kernels: those of a stack are then there three times for a moment, and
+    a head twice. Of "packed" ones it says what plain ones take; `packed_plan` knows more once they were read.
+    """
+    held = "plain" if weights == "packed" else weights
+    plan = plan_memory(config, dtype, tokens, weights=held, limit=_gpu_limit(device))
     casts = [info.nbytes for info in checkpoint.tensors.values() if info.dtype != _STORED_AS[dtype]]
-    return replace(plan, scratch_bytes=max([plan.scratch_bytes, *casts]))
+    packing = [2 * fusing_bytes(config, dtype), config.vocab * config.hidden * BYTES[dtype]] if native else []
+    return replace(plan, scratch_bytes=max([plan.scratch_bytes, *casts, *packing]), weights=weights)
 
 
 def _gpu_limit(device: torch.device | None) -> Limit | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from minicpm.checkpoint.available import Limit, memory_limits, tightest
 from minicpm.config import BYTES, ModelConfig, memory
+from minicpm.config.holding import held_bytes
 from minicpm.errors import CapacityError
 
 
@@ -21,6 +22,12 @@ class MemoryPlan:
     cache_bytes: int
     scratch_bytes: int
     limit: Limit | None
+    weights: str = "plain"
+
+    @property
+    def held_as(self) -> str:
+        """What weights are, in a word."""
+        return self.dtype if self.weights == "plain" else self.weights
 
     @property
     def needed_bytes(self) -> int:
@@ -38,10 +45,11 @@ def plan_memory(
     dtype: str,
     tokens: int,
     *,
+    weights: str = "plain",
     scratch_bytes: int | None = None,
     limit: Limit | None = None,
 ) -> MemoryPlan:
-    """The plan for weights as `dtype` and one sequence of `tokens` tokens.
+    """The plan for weights as `dtype`, or held as `weights` says, and one sequence of `tokens` tokens.
 
     Without `scratch_bytes` the larger of a fused feed-forward and the embedding is assumed; without `limit`
     this process's tightest one is asked for.
@@ -49,14 +57,15 @@ def plan_memory(
     return MemoryPlan(
         dtype=dtype,
         tokens=tokens,
-        weight_bytes=memory.weight_bytes(config, dtype),
+        weight_bytes=held_bytes(config, dtype, weights),
         cache_bytes=memory.cache_bytes(config, tokens, dtype),
-        scratch_bytes=_fusing_bytes(config, dtype) if scratch_bytes is None else scratch_bytes,
+        scratch_bytes=fusing_bytes(config, dtype) if scratch_bytes is None else scratch_bytes,
         limit=limit or tightest(memory_limits()),
+        weights=weights,
     )
 
 
-def _fusing_bytes(config: ModelConfig, dtype: str) -> int:
+def fusing_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of the largest stack of gate and up that `prepare` builds while the separate ones still exist."""
     highest = max((layer.ffn.stacked for layer in config.layers), default=0)
     return highest * config.hidden * BYTES[dtype]
@@ -69,10 +78,10 @@ def require_fit(plan: MemoryPlan) -> None:
     assert plan.limit is not None
     raise CapacityError(
         f"This model needs about {_gib(plan.needed_bytes)}: {_gib(plan.weight_bytes)} for weights as "
-        f"{plan.dtype} and {_gib(plan.cache_bytes)} for the cache of {plan.tokens} tokens (loading takes "
+        f"{plan.held_as} and {_gib(plan.cache_bytes)} for the cache of {plan.tokens} tokens (loading takes "
         f"{_gib(plan.scratch_bytes)} on top of the weights for a moment). "
         f"{plan.limit.name[0].upper()}{plan.limit.name[1:]} leaves {_gib(plan.limit.free_bytes)}, so it is "
-        "not loaded. Use a smaller model, a shorter context, or a 16-bit dtype."
+        "not loaded. Use a smaller model, a shorter context, or fewer bits (int8 or int4 weights)."
     )
 
 

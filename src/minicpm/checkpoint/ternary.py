@@ -11,12 +11,16 @@ from minicpm.checkpoint.matching import check_tensors
 from minicpm.checkpoint.naming import with_prefix
 from minicpm.checkpoint.plan import MemoryPlan
 from minicpm.checkpoint.reading import TORCH_DTYPES
-from minicpm.config import BYTES
+from minicpm.config.holding import absorbed_bytes
 from minicpm.errors import NotTernary, WeightMismatch
 from minicpm.models.registry import parse
 from minicpm.models.trunk import Trunk
+from minicpm.ops.native.memory import give_back
 from minicpm.quant.packing import Packing, hold_packed, packing_of, projections
 from minicpm.quant.ternary import Fit, Group, measure, pack
+
+_WORKING_BYTES = 12
+"""Per weight of the largest matrix, while it is packed: itself, magnitudes, signs, and it decoded."""
 
 
 def packing_of_checkpoint(checkpoint: Checkpoint) -> Packing | None:
@@ -56,12 +60,15 @@ def fill_packed(
     for name in projections(model):
         weight = checkpoint.read(f"{name}.weight").to(dtype)
         hold_packed(model, name, pack(weight, group).to(device))
+        give_back()  # what packing took, or it would lie in pieces between what is kept
 
 
-def packed_plan(plan: MemoryPlan, packing: Packing, dtype: str) -> MemoryPlan:
-    """The plan when projections are packed instead of held as `dtype`."""
-    saved = packing.weights * BYTES[dtype] - packing.nbytes
-    return replace(plan, weight_bytes=plan.weight_bytes - saved)
+def packed_plan(plan: MemoryPlan, model: Trunk, packing: Packing) -> MemoryPlan:
+    """The plan when projections are packed instead of held as its dtype."""
+    saved = packing.nbytes_before - packing.nbytes - absorbed_bytes(model.config, plan.dtype)
+    largest = max(shape.numel() for shape in _shapes(model).values())
+    scratch = max(plan.scratch_bytes, _WORKING_BYTES * largest)
+    return replace(plan, weight_bytes=plan.weight_bytes - saved, scratch_bytes=scratch)
 
 
 def _shapes(model: Trunk) -> dict[str, torch.Size]:

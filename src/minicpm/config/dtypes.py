@@ -3,6 +3,8 @@
 from minicpm.errors import BadParameter
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BITS = {"int8": 8, "int4": 4}
+"""Ways to hold weights that round them while loading, and the bits of each in the layers."""
 _ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
 
 
@@ -22,6 +24,21 @@ def resolve_dtype(wanted: str, published: str) -> str:
 
 
 def check_holding(weights: str) -> None:
-    """Raise BadParameter unless `weights` is a way to hold ternary weights: plain or packed."""
-    if weights not in ("plain", "packed"):
-        raise BadParameter(f"weights is {weights!r}. Use plain or packed.")
+    """Raise BadParameter unless `weights` is a way to hold weights: plain, packed, int8 or int4."""
+    if weights not in ("plain", "packed", *BITS):
+        raise BadParameter(f"weights is {weights!r}. Use plain, packed, int8 or int4.")
+
+
+def held_dtype(wanted: str, published: str, weights: str) -> str:
+    """As `resolve_dtype`, for weights held this way: "auto" is bfloat16 where they are rounded.
+
+    Raises BadParameter for any other beside rounded weights.
+    """
+    if weights not in BITS:
+        return resolve_dtype(wanted, published)
+    if wanted != "auto" and dtype_name(wanted) != "bfloat16":
+        raise BadParameter(
+            f"The dtype {dtype_name(wanted)} was asked for with {weights} weights, whose scales and all that "
+            "is computed with them are bfloat16. Leave the dtype at auto, or load plain weights."
+        )
+    return "bfloat16"

@@ -175,13 +175,14 @@ def load(
     by the name that requests use; `merged` is one that is added to the weights for good, before the others.
     `sparse` "on" lets long sequences attend to chosen blocks (InfLLM-V2) whatever the checkpoint says, "off"
     to all there is. `weights` "packed" holds ternary ones (BitCPM4) in about two bits each: less memory, the
-    same answers, and slower ones, for each forward decodes them.
+    same answers. "int8" and "int4" round the weights of any model while loading, to 8 or 4 bits with a scale
+    per group, and its head to 8: a half or a third of the memory, and slightly other answers, sooner.
     All errors are MiniCPMErrors.
     """
-    if weights == "packed" and merged is not None:
+    if weights != "plain" and merged is not None:
         raise BadParameter(
-            "An adapter cannot be merged into packed weights, which would be ternary no longer. Load it "
-            "beside them, as one of `adapters`, or load plain weights."
+            f"An adapter cannot be merged into {weights} weights, where rounding would lose most of it. Load "
+            "it beside them, as one of `adapters`, or load plain weights."
         )
     folder = checkpoints.resolve(str(model), revision=revision, offline=offline, progress=progress)
     find = partial(checkpoints.resolve, offline=offline, progress=progress)

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 # float32 products on a CPU sum a row in one order from some number of rows on, in multiples of it, and in
-# another for fewer or odd ones: 4 on AMD's processors, 16 on Intel's. There, with several threads, products of
-# more than a thousand inputs still differ up to 128 rows. bfloat16 products do not differ.
+# another for fewer or odd ones: 4 on processors of AMD, 16 on those of Intel. There, with several threads,
+# products of more than a thousand inputs still differ up to 128 rows. bfloat16 products do not differ.
 _FLOAT32_ROWS = 16
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from minicpm.checkpoint.files import listed, shown
 from minicpm.checkpoint.hub.home import lock_file, models_home, repo_folder, writing
-from minicpm.checkpoint.hub.manifest import read_manifest
+from minicpm.checkpoint.hub.manifest import PACKED, read_manifest
 from minicpm.checkpoint.hub.names import HubName, from_folder, parse_name
 from minicpm.checkpoint.hub.pull import PARTIAL
 from minicpm.checkpoint.hub.refs import read_refs
@@ -50,9 +50,14 @@ def _describe(name: HubName, path: Path, refs: dict[str, str]) -> LocalModel:
         commit=commit,
         revisions=tuple(sorted(revision for revision, target in refs.items() if target == commit)),
         path=path,
-        bytes=_bytes_under(path) if manifest is None else manifest.total_bytes,
+        bytes=_bytes_under(path) if manifest is None else manifest.total_bytes + _made_bytes(path),
         complete=manifest is not None,
     )
+
+
+def _made_bytes(folder: Path) -> int:
+    """Bytes of what was made of the model and lies beside it."""
+    return sum(entry.stat().st_size for entry in folder.glob(f"{PACKED}*"))
 
 
 def _bytes_under(folder: Path) -> int:

@@ -12,6 +12,8 @@ from minicpm.checkpoint.files import is_bare_name
 from minicpm.checkpoint.hub.names import is_commit, is_sha256
 
 NAME = "minicpm-manifest.json"
+PACKED = "minicpm-packed-"
+"""What names of files begin with that were made of a pulled model and lie beside it."""
 _FORMAT = 1
 _CHUNK = 1 << 20
 
