@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from measure import matmul_rate, read_bandwidth, side_by_side
-from peers import Ours, Theirs, as_llama, random_decoder
+from transformers_peer import Ours, Theirs, as_llama, random_decoder
 
 from minicpm.config import parameter_count
 from minicpm.models.decoder import Decoder

@@ -9,6 +9,7 @@
 #include "bind/bind.hpp"
 #include "ops/attention_layer.hpp"
 #include "ops/mlp.hpp"
+#include "ops/stack.hpp"
 
 namespace minicpm {
 
@@ -95,12 +96,34 @@ void bind_attention_layer(nb::module_& module) {
           nb::arg("k"), nb::arg("v"), nb::arg("unrotated"), nb::arg("compressed"));
 }
 
+void bind_stack(nb::module_& module) {
+  nb::class_<Stack>(module, "Stack", "The native halves of consecutive blocks, run in one call.")
+      .def(nb::init<>())
+      .def(
+          "attend",
+          [](Stack& stack, const AttentionLayer& attention, int heads, int width, Address k, Address v,
+             Address unrotated, Address compressed) {
+            stack.attend(attention, pages(heads, width, k, v, unrotated), at<uint16_t>(compressed));
+          },
+          nb::keep_alive<1, 2>(), nb::arg("attention"), nb::arg("heads"), nb::arg("width"), nb::arg("k"),
+          nb::arg("v"), nb::arg("unrotated"), nb::arg("compressed"))
+      .def("feed", &Stack::feed, nb::keep_alive<1, 2>(), nb::arg("mlp"))
+      .def(
+          "run",
+          [](const Stack& stack, Pool& pool, Scratch& scratch, Address h, const Step& step) {
+            nb::gil_scoped_release released;
+            stack.run(pool, scratch, at<uint16_t>(h), step);
+          },
+          nb::arg("pool"), nb::arg("scratch"), nb::arg("h"), nb::arg("step"));
+}
+
 }  // namespace
 
 void bind_layers(nb::module_& module) {
   bind_step(module);
   bind_mlp(module);
   bind_attention_layer(module);
+  bind_stack(module);
 }
 
 }  // namespace minicpm

@@ -20,6 +20,7 @@
 namespace minicpm {
 
 constexpr int kPage = 64;
+constexpr int kMostHeadWidth = 512;
 
 enum class KvFormat : int32_t { bf16 = 0, int8 = 1 };
 
@@ -32,7 +33,7 @@ struct Plane {
 struct KvPages {
   KvFormat format;
   int32_t heads;
-  int32_t width;    // numbers per head, a multiple of 16
+  int32_t width;    // numbers per head, a multiple of 16, at most kMostHeadWidth
   Plane k, v;
   Plane unrotated;  // keys before rotation, laid out as k; its data is null where they are not kept
 

@@ -50,7 +50,7 @@ static void compress_slot(const KvPages& kv, const Compressed& compressed, int h
 // ---- scores ----
 
 // How far ahead of their use slots are fetched.
-constexpr int64_t kSlotsAhead = 96;
+constexpr int64_t kSlotsAhead = 64;
 
 // Slots slot .. slot + 15 of a sequence as sixteen keys of a Bf16Page; of its last page again beyond it.
 template <int run>
@@ -89,13 +89,30 @@ static void gather_slots(const KvPages& kv, const Compressed& compressed, int he
   }
 }
 
-// Fetches the pages of slots slot .. slot + 31, as far as there are any.
-static void fetch_slots(const KvPages& kv, const Compressed& compressed, int head, const int32_t* pages,
-                        int64_t page_count, int64_t slot) {
+// Keys of slots, in the layout of a Bf16Page; what lies `kSlotsAhead` further is fetched meanwhile.
+struct SlotPage {
+  const uint16_t* k;
+  const uint16_t* const* ahead;  // [width / 2] pieces of 128 bytes
+  int width;
+
+  inline __attribute__((always_inline)) Pairs keys(int sub, int e) const {
+    return load_pairs(k + (sub * width + e) * 16);
+  }
+  inline __attribute__((always_inline)) void fetch(int number) const {
+    const uint16_t* piece = ahead[number / 32];
+    prefetch_far(piece);
+    prefetch_far(piece + 32);
+  }
+};
+
+// The pieces of the pages that hold slots slot .. slot + 31, those of the last page again beyond it.
+static void find_pieces(const KvPages& kv, const Compressed& compressed, int head, const int32_t* pages,
+                        int64_t page_count, int64_t slot, const uint16_t** pieces) {
   const int64_t slots = compressed.rule.slots(), numbers = slots * kv.width;
-  for (int64_t page = slot / slots; page * slots < slot + 32 && page < page_count; page++) {
-    const uint16_t* keys = compressed.at(kv, pages[page], head);
-    for (int64_t i = 0; i < numbers; i += 32) prefetch_far(keys + i);
+  int64_t page = slot / slots;
+  for (int i = 0; i < kv.width / 2; page++) {
+    const uint16_t* keys = compressed.at(kv, pages[page < page_count ? page : page_count - 1], head);
+    for (int64_t at = 0; at < numbers && i < kv.width / 2; at += 64) pieces[i++] = keys + at;
   }
 }
 
@@ -117,11 +134,13 @@ static void score_slots(const KvPages& kv, const Compressed& compressed, int hea
                         int64_t stride, uint16_t* keys) {
   const int64_t slots = compressed.rule.slots(), page_count = (last + slots - 1) / slots;
   const int64_t room = panel_rows(tile.group);
-  const Bf16Page page = {keys, nullptr, keys, nullptr, kv.width};
+  const uint16_t *pieces[kMostHeadWidth / 2], *nothing[kMostHeadWidth / 2];
+  for (int i = 0; i < kv.width / 2; i++) nothing[i] = keys;
   for (int64_t slot = first; slot < last; slot += 32) {
-    fetch_slots(kv, compressed, head, pages, page_count, slot + kSlotsAhead);
+    find_pieces(kv, compressed, head, pages, page_count, slot + kSlotsAhead, pieces);
     gather_slots(kv, compressed, head, pages, page_count, slot, keys);
     gather_slots(kv, compressed, head, pages, page_count, slot + 16, keys + 16 * kv.width);
+    SlotPage page = {keys, pieces, kv.width};
     float* out = scores + slot;
     for (int j = run; j < run + count; j++) {
       int64_t row = j * room;
@@ -131,6 +150,7 @@ static void score_slots(const KvPages& kv, const Compressed& compressed, int hea
 #define MC_SCORE(n) score_slots_panel<n>(page, q, out, stride)
         MC_PANELS(MC_SCORE)
 #undef MC_SCORE
+        page.ahead = nothing;
         row += size;
         left -= size;
         out += size * stride;

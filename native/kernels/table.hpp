@@ -65,8 +65,8 @@ struct Kernels {
   int (*panel_rows)(int rows);
 
   // The blocks that a query attends to, in order, from the scores [rows][stride] of all slots it sees, which are lost;
-  // returns their number. `room` has as many numbers as
-  // the sequence has slots and blocks, and some more (SparseAttending::choice_numbers).
+  // returns their number. `room` has as many numbers as the sequence has slots and blocks, and some more
+  // (SparseAttending::choice_numbers).
   int (*choose_blocks)(const SparseRule& rule, int64_t position, float* scores, int64_t stride, int rows, float* room,
                        int32_t* blocks);
 

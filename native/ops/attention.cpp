@@ -91,8 +91,10 @@ void merge(Team& team, const TilePlan& plan, const TileRoom& room, const Segment
     if (item.parts == 1 || number++ % team.count != team.index) continue;
     const Segment& segment = segments.data[item.segment];
     QueryTile parts[kMostParts];
-    for (int part = 0; part < item.parts; part++) parts[part] = room.shared(team, segment, item, item.first_task + part);
-    kernels().finish_queries(parts, item.parts, out.row(segment.row + item.query) + item.head * head_numbers, out.stride);
+    for (int part = 0; part < item.parts; part++)
+      parts[part] = room.shared(team, segment, item, item.first_task + part);
+    float* first = out.row(segment.row + item.query) + item.head * head_numbers;
+    kernels().finish_queries(parts, item.parts, first, out.stride);
   }
   team.barrier();
 }

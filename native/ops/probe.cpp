@@ -11,8 +11,8 @@ namespace minicpm {
 
 namespace {
 
-constexpr int64_t kUnit = 256;           // bytes that probe_read takes at once
-constexpr int64_t kSteps = 1 << 20;      // of one pass, some ten milliseconds
+constexpr int64_t kUnit = 256;       // bytes that probe_read takes at once
+constexpr int64_t kSteps = 1 << 20;  // of one pass, a few milliseconds
 std::atomic<int64_t> kept{0};            // where results go, so that they are computed
 
 // Units per second of each pass of `work(team)`, which says how many units this thread did.
@@ -64,9 +64,9 @@ std::vector<double> peak_float(Pool& pool, int passes) {
 
 std::vector<double> peak_int8(Pool& pool, int passes) {
   uint8_t codes[1024];
-  int8_t numbers[64];
+  int8_t numbers[1024];
   for (int i = 0; i < 1024; i++) codes[i] = static_cast<uint8_t>(i * 37 % 128);
-  for (int i = 0; i < 64; i++) numbers[i] = static_cast<int8_t>(i * 29 % 255 - 127);
+  for (int i = 0; i < 1024; i++) numbers[i] = static_cast<int8_t>(i * 29 % 255 - 127);
   return rates(pool, passes, [&](Team&) {
     int32_t out = 0;
     const int64_t done = kernels().probe_int8(codes, numbers, kSteps, &out);

@@ -175,7 +175,8 @@ void SparseAttending::choose(Team& team, const Call& call, const TileItem& item,
   list[0] = kernels().choose_blocks(compressed_.rule, segment.start + item.query + query, scores, slots_, group_,
                                     choice_ + team.index * choice_numbers(), blocks);
   if (!call.chosen) return;
-  int32_t* told = call.chosen + (static_cast<int64_t>(segment.row + item.query + query) * kv_.heads + item.head) * budget;
+  const int64_t row = segment.row + item.query + query;
+  int32_t* told = call.chosen + (row * kv_.heads + item.head) * budget;
   std::copy_n(blocks, list[0], told);
   std::fill_n(told + list[0], budget - list[0], -1);
 }

@@ -51,6 +51,21 @@ def test_one_other_weight_far_from_the_first_is_noticed(program, tmp_path):
     assert shown(program, folder)[1]["ternary"] is None
 
 
+def test_what_rounded_weights_would_take_is_told(program, tiny):
+    text, document = shown(program, tiny)
+    plain = document["memory"][0]["weight_bytes"] / {"float32": 2, "bfloat16": 1}[document["dtype"]]
+    assert document["rounded"]["int4"]["bytes"] < document["rounded"]["int8"]["bytes"] < plain
+    bits = document["rounded"]["int4"]["bits_per_weight"]
+    assert f"with `--weights int4`, {bits:.2f} bits each" in text
+
+
+def test_a_published_model_is_told_rounded_before_it_is_pulled(program):
+    assert (
+        "4.60 GiB of weights with `--weights int4`, 4.82 bits each"
+        in program("show", "openbmb/MiniCPM4-8B").out
+    )
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("family", ["minicpm-2b", "minicpm-moe-8x2b", "bitcpm4-0.5b"])
 def test_a_few_bytes_tell_ternary_weights_from_others(family, dtype, tmp_path):

@@ -223,7 +223,7 @@ def test_sequences_on_scattered_pages_equal_the_whole(mixer):
 
 @EVERY_KIND
 def test_gradients_of_packed_sequences_equal_those_of_separate_ones(mixer):
-    # In rows that products are made of; other numbers round otherwise, and blocks of close scores change places.
+    # Rows in multiples of 16: others round otherwise on some processors, and close blocks change places.
     sequences = [ids_of(n, seed=n) for n in (16, 96, 144)]
     packed, separate = (decoder_of(mixer).requires_grad_() for _ in range(2))
     packed(Batch.of_sequences(*sequences)).square().sum().backward()

@@ -1,4 +1,4 @@
-"""A decoder of native halves of blocks says what the same decoder of torch modules says, however tokens come."""
+"""A decoder of native halves of blocks says what the same one of torch modules says, however tokens come."""
 
 import pytest
 import torch
@@ -14,7 +14,15 @@ pytestmark = pytest.mark.skipif(
     native.absence() is not None, reason="needs the compiled part: install from source with a C++ compiler"
 )
 
-ROWS = ["minicpm-2b", "minicpm4-8b", "minicpm4.1-8b", "minicpm3-4b", "minicpm-moe-8x2b", "minicpm-s-1b", "minicpm-sala"]
+ROWS = [
+    "minicpm-2b",
+    "minicpm4-8b",
+    "minicpm4.1-8b",
+    "minicpm3-4b",
+    "minicpm-moe-8x2b",
+    "minicpm-s-1b",
+    "minicpm-sala",
+]
 
 # bfloat16 has 8 bits; both sides round at every layer, the native one less often. Measured at most 1.3e-2.
 BFLOAT16 = 3e-2

@@ -39,6 +39,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    threads: int | None = None,
     context: int | None = None,
     sparse: str = "auto",
     weights: str = "plain",
@@ -52,6 +53,7 @@ def load(
         dtype=dtype,
         device=device,
         backend=backend,
+        threads=threads,
         context=context,
         sparse=sparse,
         weights=weights,
@@ -67,6 +69,7 @@ def load_as(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    threads: int | None = None,
     context: int | None = None,
     sparse: str = "auto",
     weights: str = "plain",
@@ -94,7 +97,8 @@ def load_as(
     checkpoint = with_prefix(checkpoint, needed)
     check_tensors(needed, checkpoint, unused=model.unused)
     check_tied_head(checkpoint, config, model.unused)
-    ops = choose_backend(backend, dtype=getattr(torch, name), device=target) if prepare else None
+    number = getattr(torch, name)
+    ops = choose_backend(backend, dtype=number, device=target, threads=threads) if prepare else None
     native = ops is not None and ops.runtime is not None
     plan = plan_load(
         checkpoint, config, name, tokens=context or 0, device=target, weights=weights, native=native
@@ -112,7 +116,8 @@ def load_as(
     if ops is None:
         return model
     if file is not None and not restored:  # what was read in vain lies in the memory of the first
-        ops = choose_backend(backend, dtype=getattr(torch, name), device=target)
+        number = getattr(torch, name)
+    ops = choose_backend(backend, dtype=number, device=target, threads=threads)
     model.prepare(ops)
     if cache is not None and not restored:
         cache.keep(model)
@@ -149,6 +154,7 @@ def load_decoder(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    threads: int | None = None,
     context: int | None = None,
     sparse: str = "auto",
     weights: str = "plain",
@@ -164,6 +170,7 @@ def load_decoder(
         dtype=dtype,
         device=device,
         backend=backend,
+        threads=threads,
         context=context,
         sparse=sparse,
         weights=weights,

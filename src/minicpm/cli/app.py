@@ -25,6 +25,7 @@ class Verbs(lazy.Group):
         "rm": "Remove pulled models.",
         "convert": "Turn legacy .bin weights into safetensors.",
         "train": "Train a model.",
+        "bench": "Measure speed, beside what this machine can do at most.",
         "doctor": "Check this machine and installation, and say what to do.",
     }
 

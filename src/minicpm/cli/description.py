@@ -20,6 +20,8 @@ from minicpm.config import (
     reach,
     resolve_dtype,
 )
+from minicpm.config.dtypes import BITS
+from minicpm.config.holding import held_bytes
 from minicpm.config.rope import rope_words
 from minicpm.config.sparse import chosen_blocks, dense_positions
 
@@ -61,6 +63,7 @@ def describe_config(raw: Mapping[str, Any], contexts: Sequence[int] | None = Non
         "attention": attention_text(config),
         "eos_ids": list(config.eos),
         "memory": [_memory(config, tokens) for tokens in contexts or _usual(config)],
+        "rounded": _rounded(config),
         "notes": list(config.notes),
     }
 
@@ -165,6 +168,15 @@ def _ternary(checkpoint: "Checkpoint") -> Document | None:
         "packed_bytes": checkpoint.total_bytes - packing.nbytes_before + packing.nbytes,
         "plain_bytes": checkpoint.total_bytes,
     }
+
+
+def _rounded(config: ModelConfig) -> Document | None:
+    """What weights rounded while loading would take; None for models that are only loaded as they are."""
+    if use(config) != _CHAT:
+        return None
+    sizes = {weights: held_bytes(config, "bfloat16", weights) for weights in BITS}
+    count = parameter_count(config)
+    return {name: {"bytes": size, "bits_per_weight": 8 * size / count} for name, size in sizes.items()}
 
 
 def _usual(config: ModelConfig) -> list[int]:

@@ -29,13 +29,15 @@ class LoadOptions:
     sparse: str = "auto"
     """Attend to chosen blocks once a text is long: auto (as the checkpoint says), on or off."""
     weights: str = "plain"
-    """How ternary weights are held: plain, or packed in about two bits each, which is slower."""
+    """How weights are held: plain, int8 or int4 (rounded while loading), packed (ternary models, exact)."""
     dtype: str = "auto"
     """Number format of the weights: auto (as the checkpoint says), bfloat16, float16 or float32."""
     device: str = "cpu"
     """Where to compute: cpu, cuda or cuda:N."""
     backend: str = "auto"
-    """Implementation of the operators: auto, torch or reference."""
+    """Implementation of the operators: auto, native, torch or reference."""
+    threads: int | None = None
+    """Threads of the native operators, if not one per physical core."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     offline: bool = False
@@ -101,6 +103,7 @@ def _opened(name: str, options: LoadOptions, loader: Callable[[], Callable[..., 
                 dtype=options.dtype,
                 device=options.device,
                 backend=options.backend,
+                threads=options.threads,
                 context=options.context,
             )
 
@@ -115,9 +118,9 @@ def _check(options: LoadOptions) -> None:
     if options.dtype != "auto":
         dtype_name(options.dtype)
     if options.backend != "auto":
-        from minicpm.ops.backend import choose_backend
+        from minicpm.ops.backend import check_backend
 
-        choose_backend(options.backend)
+        check_backend(options.backend)
 
 
 def _find(name: str, options: LoadOptions) -> Path:
@@ -135,17 +138,19 @@ def _say_memory(folder: Path, options: LoadOptions) -> None:
     from minicpm.checkpoint import open_checkpoint, plan_memory
     from minicpm.checkpoint.plan import require_fit
     from minicpm.cli.units import size
-    from minicpm.config import extend, resolve_dtype
+    from minicpm.config import extend
+    from minicpm.config.dtypes import held_dtype
     from minicpm.config.sparse import with_sparse
     from minicpm.models.registry import parse
 
     parsed = with_sparse(parse(open_checkpoint(folder).raw_config), options.sparse)
     config = extend(parsed, options.context)
-    plan = plan_memory(config, resolve_dtype(options.dtype, config.dtype), options.context)
+    dtype = held_dtype(options.dtype, config.dtype, options.weights)
+    plan = plan_memory(config, dtype, options.context, weights=options.weights)
     free = "" if plan.limit is None else f"; {size(plan.limit.free_bytes)} are free"
     print(
         f"A context of {plan.tokens:,} tokens takes {size(plan.needed_bytes)}: {size(plan.weight_bytes)} of "
-        f"weights as {plan.dtype} and {size(plan.cache_bytes)} of cache{free}.",
+        f"weights as {plan.held_as} and {size(plan.cache_bytes)} of cache{free}.",
         file=sys.stderr,
     )
     require_fit(plan)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -55,6 +55,18 @@ def spinner(title: str) -> Iterator[None]:
 
     with Console(stderr=True).status(title):
         yield
+
+
+@contextmanager
+def activity(title: str) -> Iterator[Callable[[str], object]]:
+    """A sign of life on a terminal that says what is being done; what it gives is called with that."""
+    if not _is_terminal():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title) as status:
+        yield lambda text: status.update(f"{title}: {text}")
 
 
 def _is_terminal() -> bool:

@@ -155,6 +155,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    threads: int | None = None,
     context: int | None = None,
     sparse: str = "auto",
     weights: str = "plain",
@@ -174,9 +175,10 @@ def load(
     sequences together (one full context, as far as memory allows, unless said). `adapters` are LoRA folders
     by the name that requests use; `merged` is one that is added to the weights for good, before the others.
     `sparse` "on" lets long sequences attend to chosen blocks (InfLLM-V2) whatever the checkpoint says, "off"
-    to all there is. `weights` "packed" holds ternary ones (BitCPM4) in about two bits each: less memory, the
-    same answers. "int8" and "int4" round the weights of any model while loading, to 8 or 4 bits with a scale
-    per group, and its head to 8: a half or a third of the memory, and slightly other answers, sooner.
+    to all there is. `threads` are those of the native kernels, one per physical core unless said.
+    `weights` "packed" holds ternary ones (BitCPM4) in about two bits each: less memory, the same answers.
+    "int8" and "int4" round the weights of any model while loading, to 8 or 4 bits with a scale per group,
+    and its head to 8: a half or a third of the memory, and slightly other answers, sooner.
     All errors are MiniCPMErrors.
     """
     if weights != "plain" and merged is not None:
@@ -194,6 +196,7 @@ def load(
         dtype=dtype,
         device=device,
         backend=backend,
+        threads=threads,
         context=context,
         sparse=sparse,
         weights=weights,

@@ -30,6 +30,7 @@ def open_pooled(
     dtype: str | torch.dtype,
     device: str | torch.device,
     backend: str,
+    threads: int | None,
     context: int | None,
     revision: str | None,
     offline: bool,
@@ -43,6 +44,7 @@ def open_pooled(
         dtype=dtype,
         device=device,
         backend=backend,
+        threads=threads,
         context=context,
         progress=progress,
     )

@@ -47,6 +47,12 @@ class Block(nn.Module):
             return h
         return torch.add(h, self.mlp(self.post_attention_layernorm(h, step.ops)), alpha=self.residual_scale)
 
+    @property
+    def native_halves(self) -> tuple[NativeAttention | None, NativeMLP | None]:
+        """What does each half in one native call, where something does."""
+        mixer = self._native_mixer if can_attention(self.self_attn) else None
+        return mixer, self._native_mlp if can_mlp(self.mlp) else None
+
     def prepare(self, backend: Backend = TORCH) -> None:
         """Fuse projections for inference."""
         self.self_attn.prepare(backend)

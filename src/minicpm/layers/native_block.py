@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minicpm.cache import BlockedSparseStore, BlockedStore
+from minicpm.cache import BlockedSparseStore, BlockedStore, Cache
 from minicpm.config import FATReLU, InfLLM, SiLU
 from minicpm.config.sparse import chosen_blocks, dense_positions, local_blocks
 from minicpm.layers.attention import Attention
@@ -41,6 +41,10 @@ class NativeMLP:
             threshold=act.threshold if isinstance(act, FATReLU) else 0.0,
             residual_scale=residual_scale,
         )
+
+    def append_to(self, stack: Any) -> None:
+        """Let a native stack do this next."""
+        stack.feed(self._mlp)
 
     def __call__(self, h: Tensor) -> None:
         """Adds to h."""
@@ -79,7 +83,17 @@ class NativeAttention:
         """Adds to h."""
         assert step.cache is not None
         assert step.native is not None
-        store = step.cache.stores[self._layer]
+        pool, scratch = self._runtime.pool, self._runtime.scratch
+        pages = self._pages(step.cache)
+        self._attention.run(pool, scratch, h.data_ptr(), step.native.handle, *pages)
+
+    def append_to(self, stack: Any, cache: Cache) -> None:
+        """Let a native stack do this next, on what this layer remembers in a cache."""
+        stack.attend(self._attention, *self._pages(cache))
+
+    def _pages(self, cache: Cache) -> tuple[int, int, int, int, int, int]:
+        """Heads and width of the layer's store, and where it holds k, v, unrotated and compressed keys."""
+        store = cache.stores[self._layer]
         assert isinstance(store, BlockedStore), (
             f"native layers need a BlockedStore, not {type(store).__name__}"
         )
@@ -87,18 +101,8 @@ class NativeAttention:
         if isinstance(store, BlockedSparseStore):
             compressed = store.compressed.pages.data_ptr()
             unrotated = 0 if store.unrotated is None else store.unrotated.pages.data_ptr()
-        self._attention.run(
-            self._runtime.pool,
-            self._runtime.scratch,
-            h.data_ptr(),
-            step.native.handle,
-            self._heads,
-            self._width,
-            store.k.pages.data_ptr(),
-            store.v.pages.data_ptr(),
-            unrotated,
-            compressed,
-        )
+        k, v = store.k.pages.data_ptr(), store.v.pages.data_ptr()
+        return self._heads, self._width, k, v, unrotated, compressed
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeAttention:
         return self

@@ -85,7 +85,8 @@ def held_natively(
 
 def _joint(modules: Sequence[nn.Module]) -> NativeMatrix | None:
     """The matrix that these modules together are all rows of, in this order, if there is one."""
-    if not is_native(*modules) or len({id(module.matrix) for module in modules}) > 1:
+    native = all(isinstance(module, NativeLinear) for module in modules)
+    if not native or len({id(module.matrix) for module in modules}) > 1:
         return None
     edges = [0, *(module.last for module in modules)]
     matrix = modules[0].matrix
@@ -103,7 +104,7 @@ def _part(module: nn.Module) -> Part | None:
 
 def is_native(*modules: nn.Module) -> bool:
     """True when all are native projections and do nothing more than their weight says."""
-    return all(type(module) is NativeLinear for module in modules)
+    return all(isinstance(m, NativeLinear) and not getattr(m, "updates", None) for m in modules)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from minicpm.cache import Batch
 from minicpm.config import ModelConfig
 from minicpm.layers.block import Block
 from minicpm.layers.lora import Adapters
+from minicpm.layers.native_stack import NativeStack
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
 from minicpm.ops.backend import TORCH, Backend, choose_backend
@@ -61,6 +62,7 @@ class Trunk(nn.Module):
         self.adapters = Adapters()
         self.prepared = False
         self._rows = 1  # rows per product are rounded up to a multiple of this
+        self._stack: NativeStack | None = None
         self.model = cast(Stack, stack)
 
     @property
@@ -80,20 +82,37 @@ class Trunk(nn.Module):
     def forward_with_features(self, batch: Batch, layers: Sequence[int]) -> Hidden:
         """The same, and the residual stream [T, D] that enters each of `layers`, in their order."""
         step = self._step(batch)
+        if not layers and (stack := self._whole(step)) is not None:
+            h, entering = stack(self._entry(batch).clone(), step, batch.rows), {}
+        else:
+            h, entering = self._by_block(batch, step, layers)
+        if batch.cache is not None:
+            batch.cache.commit(batch.segments)
+        features = tuple(entering[index][: len(batch.ids)] for index in layers)
+        return Hidden(self.model.norm(h[: batch.wanted], self.backend), features)
+
+    def _entry(self, batch: Batch) -> Tensor:
+        return self.embed(batch.ids) if batch.embedded is None else batch.embedded
+
+    def _whole(self, step: Step) -> NativeStack | None:
+        """What does all blocks in one call, unless somebody has a part in them that it does not know."""
+        stack = self._stack
+        if stack is None or step.native is None or stack.watched:
+            return None
+        adapted = self.adapters.names or any(segment.adapter is not None for segment in step.segments)
+        return None if adapted else stack
+
+    def _by_block(self, batch: Batch, step: Step, layers: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """The wanted rows after all blocks, and what enters some of them."""
         with self.adapters.routed(batch.segments, batch.ids.device):
-            entry = self.embed(batch.ids) if batch.embedded is None else batch.embedded
-            h = pad_rows(entry, self._rows)
+            h = pad_rows(self._entry(batch), self._rows)
             *earlier, last = self.model.layers
             entering: dict[int, Tensor] = {}
             for index, block in enumerate(earlier):
                 entering |= {index: h} if index in layers else {}
                 h = block(h, step)
             entering |= {len(earlier): h}
-            h = self._last(last, h, step, self._padded(batch.rows))
-        if batch.cache is not None:
-            batch.cache.commit(batch.segments)
-        features = tuple(entering[index][: len(batch.ids)] for index in layers)
-        return Hidden(self.model.norm(h[: batch.wanted], self.backend), features)
+            return self._last(last, h, step, self._padded(batch.rows)), entering
 
     def embed(self, ids: Tensor) -> Tensor:
         """What token ids [T] enter the first layer as, [T, D]."""
@@ -114,6 +133,8 @@ class Trunk(nn.Module):
             block.prepare(self.backend)
             if self.backend.runtime is not None:  # or weights would be held twice by the last block
                 give_back()
+        if self.backend.runtime is not None:
+            self._stack = NativeStack.of(self.model.layers, self.backend.runtime)
 
     @property
     def unused(self) -> frozenset[str]:

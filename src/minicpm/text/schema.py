@@ -55,7 +55,9 @@ class _Folder:
         return self._children(plain, references, depth)
 
     def _reference(self, schema: Mapping[str, Any], references: int, depth: int) -> Schema:
-        beside = {key: value for key, value in schema.items() if key != "$ref"}
+        beside = {
+            key: value for key, value in schema.items() if key != "$ref" and _is_well_formed(key, value)
+        }
         if references >= MAX_REFERENCES:
             return _CUT | beside
         target = self.fold(self._target(schema["$ref"]), references + 1, depth + 1)

@@ -27,7 +27,7 @@ def native(request):
 
 
 class PagedCache:
-    """Keys and values of one layer and the operators on them. All tensors are float32 but the cache itself."""
+    """Keys and values of one layer and the operators on them; tensors that come and go are float32."""
 
     def __init__(
         self, native, pages, kv_heads, width, *, int8=False, sparse=None, unrotated=False, threads=2
@@ -71,7 +71,7 @@ class PagedCache:
         return self.native.Segments(list(starts), list(counts), [table.data_ptr() for table in tables])
 
     def write(self, tables, starts, k, v, unrotated=None):
-        """Store k and v, a [T, Hk, d] for each sequence from its start on, with what is compressed from them."""
+        """Store k and v, a [T, Hk, d] for each sequence from its start on, and compress what is new."""
         segments = self.segments(tables, starts, [len(x) for x in k])
         k, v = torch.cat(k).contiguous(), torch.cat(v).contiguous()
         kept = torch.cat(unrotated).contiguous() if unrotated is not None else k
@@ -149,7 +149,7 @@ def scattered(lengths, *, seed=0):
 
 @pytest.fixture
 def tables():
-    """Page tables for sequences of given lengths, no two pages neighbours but by chance; and how many pages."""
+    """Page tables for sequences of given lengths, no two pages neighbours but by chance; and their number."""
 
     def make(lengths, **options):
         parts = scattered(lengths, **options)

@@ -58,7 +58,8 @@ def dense(native, runtime, parts, norm, h, *, threshold=THRESHOLD):
     joint, down = pack([gate, up], runtime, interleaved=True), pack([down], runtime)
     op = native.Mlp(weight.data_ptr(), EPS, joint.handle, down.handle, _FATRELU, threshold, SCALE)
     out = h.clone()
-    op.run(runtime.pool, runtime.scratch, out.data_ptr(), len(h))
+    for row in out:
+        op.run(runtime.pool, runtime.scratch, row.data_ptr(), 1)
     return out
 
 

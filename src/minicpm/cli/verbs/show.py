@@ -125,7 +125,7 @@ def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
         stored = f"{size(d['bytes'])} as {', '.join(d['stored_as'])} in {d['tensors']} tensors"
         rows += [("weights", stored), ("ternary", _ternary(d["ternary"]))]
         rows += [*_chat_rows(d), ("licence", d["licence"] or "not stated in the folder")]
-    rows.append(("memory", "\n".join(map(_memory, d["memory"]))))
+    rows += [("memory", "\n".join(map(_memory, d["memory"]))), ("rounded", _rounded(d["rounded"]))]
     return [row for row in rows if row[1]] + [("note", note) for note in d["notes"]]
 
 
@@ -142,6 +142,15 @@ def _ternary(packing: dict[str, Any] | None) -> str:
     return (
         f"yes, in {groups}: {packing['bits_per_weight']:.2f} bits per packed weight, "
         f"{size(packing['packed_bytes'])} instead of {size(packing['plain_bytes'])}"
+    )
+
+
+def _rounded(sizes: dict[str, Any] | None) -> str:
+    from minicpm.cli.units import size
+
+    return "\n".join(
+        f"{size(found['bytes'])} of weights with `--weights {name}`, {found['bits_per_weight']:.2f} bits each"
+        for name, found in (sizes or {}).items()
     )
 
 

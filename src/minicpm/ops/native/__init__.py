@@ -6,7 +6,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from minicpm.errors import BadParameter
+from minicpm import errors
+
+__all__ = ["ISA_VARIABLE", "absence", "build", "instruction_set", "module"]
 
 ISA_VARIABLE = "MINICPM_ISA"
 """The environment variable that names the instruction set to use instead of the best one."""
@@ -54,7 +56,7 @@ def instruction_set() -> str:
     assert native is not None, "there is no compiled part"
     asked = os.environ.get(ISA_VARIABLE)
     if asked and not native.choose(asked):
-        raise BadParameter(
+        raise errors.BadParameter(
             f"{ISA_VARIABLE} names the instruction set {asked!r}, which this build or this processor does "
             f"not have. Use one of: {', '.join(native.instruction_sets())}, or leave it unset."
         )

@@ -1,5 +1,6 @@
 """Cosines and sines of given positions under any rope of the family."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ def rope_angles(rope: Rope, positions: Tensor) -> Angles:
             return _long_angles(rope, t)
 
 
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # or training could not use what an inference has made
 def _inverse_frequencies(theta: float, dim: int, device: torch.device) -> Tensor:
     exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
     return 1.0 / theta**exponents
@@ -41,7 +44,12 @@ def _angles(t: Tensor, inverse: Tensor, scale: float = 1.0) -> Angles:
 
 def _long_angles(rope: LongRope, t: Tensor) -> Angles:
     # The order (t * (1 / factor)) * inverse is the published one and decides the last bit.
-    factors = torch.tensor(rope.factors, dtype=torch.float32, device=t.device)
     inverse = _inverse_frequencies(rope.theta, rope.dim, t.device)
-    angle = torch.outer(t, 1.0 / factors) * inverse
+    angle = torch.outer(t, _inverse_factors(rope.factors, t.device)) * inverse
     return Angles(angle.cos() * rope.attention_scale, angle.sin() * rope.attention_scale)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _inverse_factors(factors: tuple[float, ...], device: torch.device) -> Tensor:
+    return 1.0 / torch.tensor(factors, dtype=torch.float32, device=device)

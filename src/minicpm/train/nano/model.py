@@ -10,8 +10,8 @@ from minicpm.models.registry import parse
 def raw_config(vocab: int = 6144) -> dict[str, Any]:
     """nano's config.json.
 
-    Beyond 1,088 tokens a query attends to 17 of up to 32 blocks. Windows of 4 keys choose them: in so small a model a
-    key that matches hardly lifts the mean of the published 32.
+    Beyond 1,088 tokens a query attends to 17 of up to 32 blocks. Windows of 4 keys choose them: in so small a
+    model a key that matches hardly lifts the mean of the published 32.
     """
     return {
         "architectures": ["MiniCPMForCausalLM"],

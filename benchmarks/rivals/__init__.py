@@ -1,0 +1,1 @@
+"""The programs that `peers.py` compares, each in a worker process of its own."""

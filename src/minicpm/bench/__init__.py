@@ -1,0 +1,1 @@
+"""Measures how fast a model is, beside what this machine could do at most."""
