@@ -283,7 +283,10 @@ MC_INLINE u8x64 shift_right(u8x64 v, int bits) {
 #endif
 }
 
-MC_INLINE u8x64 low_bits(u8x64 v, int bits) { return v & (u8x64{} + static_cast<uint8_t>((1 << bits) - 1)); }
+MC_INLINE u8x64 low_bits(u8x64 v, int bits) {
+  const uint8_t mask = static_cast<uint8_t>((1 << bits) - 1);
+  return v & mask;
+}
 
 MC_INLINE i32x16 set_int(int32_t value) { return value - i32x16{}; }
 

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from minicpm.cache import Batch
 from minicpm.errors import BadParameter
 from minicpm.hf import MiniCPMCache
+from minicpm.hf.names import CACHE_NAMES, cache_of
 
 ONE = "minicpm4-8b"
 LENGTHS = (1, 9, 70, 33)
@@ -99,9 +100,7 @@ def test_the_first_token_after_padding_is_not_asked_of_the_padding(opened, rows,
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_are_the_decoders(  # noqa: PLR0917 - fixtures
-    fresh, decoder, family, rows, padded, training, assert_near
-):
+def test_gradients_are_the_decoders(fresh, decoder, family, rows, padded, training, assert_near):
     tokens, mask = padded(rows, "left")
     model, direct = fresh(family).train(training), copy.deepcopy(decoder(family))
     model(tokens, attention_mask=mask, labels=tokens.masked_fill(mask == 0, -100)).loss.backward()
@@ -163,9 +162,7 @@ def test_eager_attention_is_the_reference(fresh, opened, rows, assert_near):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("cuts", [(1,), (20, 21), (64,)], ids=str)
-def test_a_batch_in_pieces_equals_the_batch_at_once(  # noqa: PLR0917 - fixtures
-    opened, family, rows, padded, side, cuts, assert_near
-):
+def test_a_batch_in_pieces_equals_the_batch_at_once(opened, family, rows, padded, side, cuts, assert_near):
     """Masks may end in the middle of a piece, and the cache grows as it goes."""
     tokens, mask = padded(rows, side)
     model, parts, cache = opened(family), [], None
@@ -177,11 +174,11 @@ def test_a_batch_in_pieces_equals_the_batch_at_once(  # noqa: PLR0917 - fixtures
             out = model(
                 tokens[:, start:stop],
                 attention_mask=mask[:, :stop],
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
                 position_ids=torch.arange(start, stop)[None],
             )
-            cache = out.past_key_values
+            cache = cache_of(out)
             assert cache.get_seq_length() == stop
             parts.append(out.logits)
     assert_near(torch.cat(parts, dim=1), whole)
@@ -191,13 +188,24 @@ def test_a_batch_in_pieces_equals_the_batch_at_once(  # noqa: PLR0917 - fixtures
 def test_a_copied_cache_goes_its_own_way(opened, family, rows, assert_near):
     model, (_, short, long, other) = opened(family), rows
     with torch.no_grad():
-        prefix = model(long[None]).past_key_values
+        prefix = cache_of(model(long[None]))
         for tail in (short, other):
             cache = copy.deepcopy(prefix)
-            got = model(tail[None], past_key_values=cache).logits
+            got = model(tail[None], cache=cache).logits
             whole = model(torch.cat((long, tail))[None]).logits
             assert_near(got, whole[:, len(long) :])
     assert prefix.get_seq_length() == len(long)
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_cache_is_taken_under_its_new_and_its_old_name(opened, rows, name, assert_near):
+    model = opened(ONE)
+    whole = torch.cat((rows[2], rows[1]))[None]
+    with torch.no_grad():
+        for door, field in ((model, "logits"), (model.model, "last_hidden_state")):
+            out = door(rows[1][None], **{name: _cached(model, rows, 2)})
+            assert_near(getattr(out, field), getattr(door(whole), field)[:, len(rows[2]) :])
+            assert cache_of(out).get_seq_length() == whole.shape[1]
 
 
 def test_rows_of_a_cache_are_chosen_repeated_and_cut(opened, rows, padded, assert_near):
@@ -206,12 +214,12 @@ def test_rows_of_a_cache_are_chosen_repeated_and_cut(opened, rows, padded, asser
     more = torch.tensor([[7], [8], [9], [10], [11]])
 
     def held():
-        return model(tokens, attention_mask=mask).past_key_values
+        return cache_of(model(tokens, attention_mask=mask))
 
     def following(cache, which, columns):
         past = mask[which, :columns]
         real = torch.cat((past, torch.ones(len(which), 1, dtype=past.dtype)), dim=1)
-        got = model(more[: len(which)], attention_mask=real, past_key_values=cache).logits
+        got = model(more[: len(which)], attention_mask=real, cache=cache).logits
         told = torch.cat((tokens[which, :columns], more[: len(which)]), dim=1)
         assert_near(got, model(told, attention_mask=real).logits[:, -1:])
 
@@ -232,7 +240,7 @@ def test_rows_of_a_cache_are_chosen_repeated_and_cut(opened, rows, padded, asser
         cache.reset()
         assert cache.get_seq_length() == 0
         assert_near(
-            model(tokens, attention_mask=mask, past_key_values=cache).logits,
+            model(tokens, attention_mask=mask, cache=cache).logits,
             model(tokens, attention_mask=mask).logits,
         )
 
@@ -240,7 +248,7 @@ def test_rows_of_a_cache_are_chosen_repeated_and_cut(opened, rows, padded, asser
 def test_a_running_state_is_not_cut_in_the_middle(opened, rows):
     model = opened("minicpm-sala")
     with torch.no_grad():
-        cache = model(rows[2][None]).past_key_values
+        cache = cache_of(model(rows[2][None]))
     assert not cache.is_croppable
     with pytest.raises(BadParameter, match="cannot take back its last 3 tokens"):
         cache.crop(-3)
@@ -249,12 +257,12 @@ def test_a_running_state_is_not_cut_in_the_middle(opened, rows):
 
 def test_a_cache_that_nobody_asked_for_does_not_stand_before_gradients(opened, rows):
     model = opened(ONE)
-    cache = model(rows[1][None]).past_key_values
+    cache = cache_of(model(rows[1][None]))
     with pytest.raises(BadParameter, match=r"recorded gradients.*torch.no_grad"):
-        model(rows[1][None], past_key_values=cache)
+        model(rows[1][None], cache=cache)
     model.train()
     try:
-        assert model(rows[1][None]).past_key_values is None
+        assert cache_of(model(rows[1][None])) is None
     finally:
         model.eval()
 
@@ -270,9 +278,9 @@ def test_a_cache_passes_gradients_or_refuses(fresh, rows, assert_near):
         fresh("minicpm-sala")(rows[2][None], use_cache=True)
 
 
-def _cached(model, rows):
+def _cached(model, rows, row=1):
     with torch.no_grad():
-        return model(rows[1][None]).past_key_values
+        return cache_of(model(rows[row][None]))
 
 
 REFUSED = {
@@ -293,7 +301,7 @@ REFUSED = {
         lambda m, r: {
             "input_ids": r[1][None, :2],
             "attention_mask": torch.ones(1, 2),
-            "past_key_values": _cached(m, r),
+            "cache": _cached(m, r),
         },
         r"\[1, 2\], where \[1, 11\] is needed: one value for each of 9 cached and 2 new tokens",
     ),
@@ -301,13 +309,13 @@ REFUSED = {
         lambda m, r: {
             "input_ids": r[1][None, :1],
             "attention_mask": torch.tensor([[0] + [1] * 9]),
-            "past_key_values": _cached(m, r),
+            "cache": _cached(m, r),
         },
         "says otherwise of the 9 cached tokens",
     ),
     "another number of rows": (
-        lambda m, r: {"input_ids": r[1][:2, None], "past_key_values": _cached(m, r)},
-        "has 2 rows and the past_key_values hold 1",
+        lambda m, r: {"input_ids": r[1][:2, None], "cache": _cached(m, r)},
+        "has 2 rows and the cache holds 1",
     ),
     "positions that jump": (
         lambda m, r: {"input_ids": r[1][None, :3], "position_ids": torch.tensor([[0, 1, 5]])},
@@ -321,7 +329,7 @@ REFUSED = {
         lambda m, r: {
             "input_ids": r[1][None, :1],
             "position_ids": torch.tensor([[0]]),
-            "past_key_values": _cached(m, r),
+            "cache": _cached(m, r),
         },
         "row 0 start at 0, but the cache holds 9 tokens",
     ),
@@ -334,8 +342,12 @@ REFUSED = {
         "several sequences into one row",
     ),
     "a cache of another kind": (
-        lambda m, r: {"input_ids": r[1][None], "past_key_values": _dynamic()},
-        "past_key_values is a DynamicCache",
+        lambda m, r: {"input_ids": r[1][None], "cache": _dynamic()},
+        "The cache is a DynamicCache",
+    ),
+    "a cache under both of its names": (
+        lambda m, r: {"input_ids": r[1][None], "cache": _cached(m, r), "past_key_values": _cached(m, r)},
+        "two names of one argument",
     ),
     "attention weights": (
         lambda m, r: {"input_ids": r[1][None], "output_attentions": True},
@@ -364,9 +376,9 @@ def test_a_failed_first_forward_leaves_a_cache_for_any_batch(opened, rows, monke
         with monkeypatch.context() as broken:
             broken.setattr(type(model.model.norm), "forward", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                model(rows[2][None], past_key_values=cache)
+                model(rows[2][None], cache=cache)
         both = torch.stack((rows[1], rows[1].flip(0)))
-        assert_near(model(both, past_key_values=cache).logits, model(both).logits)
+        assert_near(model(both, cache=cache).logits, model(both).logits)
 
 
 def test_a_refused_forward_leaves_the_cache_as_it_was(opened, rows, assert_near):
@@ -374,6 +386,6 @@ def test_a_refused_forward_leaves_the_cache_as_it_was(opened, rows, assert_near)
     cache = _cached(model, rows)
     with torch.no_grad():
         with pytest.raises(BadParameter):
-            model(rows[3][None], past_key_values=cache, position_ids=torch.zeros(1, 33, dtype=torch.long))
-        got = model(rows[3][None], past_key_values=cache).logits
+            model(rows[3][None], cache=cache, position_ids=torch.zeros(1, 33, dtype=torch.long))
+        got = model(rows[3][None], cache=cache).logits
         assert_near(got, model(torch.cat((rows[1], rows[3]))[None]).logits[:, 9:])

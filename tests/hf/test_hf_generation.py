@@ -10,6 +10,7 @@ from minicpm import load
 from minicpm.checkpoint import resolve
 from minicpm.errors import BadParameter, PromptTooLong
 from minicpm.hf import MiniCPMCache
+from minicpm.hf.names import CACHE_NAME, cache_of
 
 ONE = "minicpm4-8b"
 NEW = 12
@@ -83,19 +84,19 @@ def test_guessing_ahead_changes_no_token(opened, ids, greedy):
 def test_a_conversation_goes_on_from_its_cache(opened, family, ids, greedy):
     model, first, second = opened(family), ids(1, 30), ids(1, 9, seed=1)
     cache = MiniCPMCache()
-    answer = greedy(model, first, past_key_values=cache)
+    answer = greedy(model, first, **{CACHE_NAME: cache})
     assert cache.get_seq_length() == first.shape[1] + NEW - 1
     told = torch.cat((first, answer, second), dim=1)
-    assert torch.equal(greedy(model, told, past_key_values=cache), greedy(model, told))
+    assert torch.equal(greedy(model, told, **{CACHE_NAME: cache}), greedy(model, told))
 
 
 def test_one_prefix_serves_many_continuations(opened, ids, greedy):
     model, prefix = opened(ONE), ids(1, 50)
     with torch.no_grad():
-        held = model(prefix).past_key_values
+        held = cache_of(model(prefix))
     for seed in (1, 2):
         told = torch.cat((prefix, ids(1, 5, seed=seed)), dim=1)
-        assert torch.equal(greedy(model, told, past_key_values=copy.deepcopy(held)), greedy(model, told))
+        assert torch.equal(greedy(model, told, **{CACHE_NAME: copy.deepcopy(held)}), greedy(model, told))
 
 
 def test_prefill_in_chunks_changes_no_token(opened, ids, greedy):
@@ -115,7 +116,7 @@ def test_caches_of_other_kinds_are_refused(opened, ids, greedy):
     with pytest.raises(BadParameter, match="cache_implementation is 'static'"):
         greedy(model, prompt, cache_implementation="static")
     with pytest.raises(BadParameter, match=r"is a DynamicCache.*MiniCPMCache"):
-        greedy(model, prompt, past_key_values=DynamicCache())
+        greedy(model, prompt, **{CACHE_NAME: DynamicCache()})
 
 
 def test_nano_says_the_same_through_both_doors(greedy):

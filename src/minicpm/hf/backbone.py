@@ -13,6 +13,7 @@ from minicpm.cache import Batch, Segment
 from minicpm.errors import BadParameter
 from minicpm.hf.cache import MiniCPMCache
 from minicpm.hf.config import MiniCPMConfig, MiniCPMSALAConfig, read_shape
+from minicpm.hf.names import CACHE_NAMES, cache_field, one_cache
 from minicpm.hf.packing import Packing, real_tokens
 from minicpm.hf.positions import runs
 from minicpm.layers.block import Block
@@ -34,7 +35,7 @@ class MiniCPMPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     # Lists, as transformers adds to copies of them.
     _no_split_modules = ["MiniCPMDecoderModel", "MiniCPMSALADecoderModel"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [*CACHE_NAMES]  # noqa: RUF012
     # Tables that old checkpoints carry and that are computed from the config instead.
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"]  # noqa: RUF012
 
@@ -72,20 +73,22 @@ class MiniCPMDecoderModel(MiniCPMPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: MiniCPMCache | None = None,
+        cache: MiniCPMCache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        past_key_values: MiniCPMCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, D] of input_ids [B, T], or of inputs_embeds [B, T, D] that are scaled already.
 
-        Raises BadParameter for input that cannot be computed as it is meant.
+        `past_key_values` is the older name of `cache`. Raises BadParameter for input that cannot be
+        computed as it is meant.
         """
         self._refuse_attentions(output_attentions)
         tokens = _one_of(input_ids, inputs_embeds)
-        filled, returned = self._memory(past_key_values, use_cache)
+        filled, returned = self._memory(one_cache(cache, past_key_values), use_cache)
         if filled is not None:
             filled.require_usable(rows=tokens.shape[0])
         packing = Packing.of(real_tokens(attention_mask, tokens, None if filled is None else filled.real))
@@ -100,8 +103,8 @@ class MiniCPMDecoderModel(MiniCPMPreTrainedModel):
         hidden = packing.unpack(last)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
-            past_key_values=returned,
             hidden_states=(*map(packing.unpack, features), hidden) if output_hidden_states else None,
+            **cache_field(returned),
         )
 
     def _memory(self, past: MiniCPMCache | None, use_cache: bool | None) -> _Memory:
@@ -114,7 +117,7 @@ class MiniCPMDecoderModel(MiniCPMPreTrainedModel):
             return _Memory(None, None)
         if past is not None and not isinstance(past, MiniCPMCache):
             raise BadParameter(
-                f"past_key_values is a {type(past).__name__}, which cannot hold what these models remember. "
+                f"The cache is a {type(past).__name__}, which cannot hold what these models remember. "
                 "Leave it out, or begin with minicpm.hf.MiniCPMCache()."
             )
         if torch.is_grad_enabled() and any(layer.mixer.state_values for layer in self.shape.layers):

@@ -48,14 +48,14 @@ class MiniCPMCache(transformers.Cache):
         """Raise BadParameter unless a batch of `rows` rows can continue what is held."""
         if self._withheld:
             raise BadParameter(
-                "These past_key_values are empty: they come from a forward that recorded gradients, which "
+                "This cache is empty: it comes from a forward that recorded gradients, which "
                 "remembers nothing unless asked to. Run that forward under torch.no_grad(), or with "
                 "use_cache=True."
             )
         if self._real is not None and len(self._rows) != rows:
             raise BadParameter(
-                f"The batch has {rows} rows and the past_key_values hold {len(self._rows)}. Continue the "
-                "batch they come from, or repeat them with batch_repeat_interleave."
+                f"The batch has {rows} rows and the cache holds {len(self._rows)}. Continue the "
+                "batch it comes from, or repeat its rows with batch_repeat_interleave."
             )
 
     def begin(self, decoder: Decoder, packing: Packing) -> tuple[Cache, tuple[Segment, ...]]:
@@ -142,6 +142,11 @@ class MiniCPMCache(transformers.Cache):
         return self._cache is None or not any(
             isinstance(store, SequenceStore) for store in self._cache.stores
         )
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """False for every layer: whatever a layer keeps, a forward is given only the tokens not held."""
+        return [False] * len(self)
 
     @property
     def batch_size(self) -> int:

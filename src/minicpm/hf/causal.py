@@ -13,6 +13,7 @@ from minicpm.hf.backbone import MiniCPMDecoderModel, MiniCPMPreTrainedModel, Min
 from minicpm.hf.cache import MiniCPMCache
 from minicpm.hf.chat import PublishedChat
 from minicpm.hf.config import MiniCPMConfig, MiniCPMSALAConfig
+from minicpm.hf.names import CACHE_NAME, cache_field, cache_of, one_cache
 
 
 class MiniCPMForCausalLM(PublishedChat, MiniCPMPreTrainedModel, GenerationMixin):
@@ -33,24 +34,26 @@ class MiniCPMForCausalLM(PublishedChat, MiniCPMPreTrainedModel, GenerationMixin)
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: MiniCPMCache | None = None,
+        cache: MiniCPMCache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        past_key_values: MiniCPMCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, K, V] float32 of the positions to keep, all of them when `logits_to_keep` is 0.
 
         With labels [B, T] also the mean cross entropy of each token given those before it. Left out are
         labels of -100, and those of a token that only padding goes before.
+        `past_key_values` is the older name of `cache`.
         """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
@@ -68,8 +71,8 @@ class MiniCPMForCausalLM(PublishedChat, MiniCPMPreTrainedModel, GenerationMixin)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
+            **cache_field(cache_of(outputs)),
         )
 
     def _prepare_cache_for_generation(  # type: ignore[override]  # for other versions too
@@ -82,8 +85,8 @@ class MiniCPMForCausalLM(PublishedChat, MiniCPMPreTrainedModel, GenerationMixin)
                 f"cache_implementation is {asked!r}, and these models keep their own cache, which grows as "
                 "needed. Leave it out."
             )
-        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = MiniCPMCache()
+        if model_kwargs.get(CACHE_NAME) is None and generation_config.use_cache is not False:
+            model_kwargs[CACHE_NAME] = MiniCPMCache()
             return
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
 

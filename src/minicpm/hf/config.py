@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 
 from minicpm.config import ModelConfig, NextToken
 from minicpm.errors import UnknownModel
+from minicpm.hf.names import CACHE_NAME
 from minicpm.models import registry
 
 # transformers would fold these into one of its own, which the published readers do not know.
@@ -16,7 +17,7 @@ class MiniCPMConfig(PreTrainedConfig):
     """The config of a checkpoint with model_type "minicpm": all its keys are attributes, and are saved."""
 
     model_type = "minicpm"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - transformers reads a list
+    keys_to_ignore_at_inference = [CACHE_NAME]  # noqa: RUF012 - transformers reads a list
     architecture = "MiniCPMForCausalLM"
     tie_word_embeddings = True
     use_cache = True

@@ -6,8 +6,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from minicpm import errors
-
 __all__ = ["ISA_VARIABLE", "absence", "build", "instruction_set", "module"]
 
 ISA_VARIABLE = "MINICPM_ISA"
@@ -52,11 +50,13 @@ def instruction_set() -> str:
 
     Raises BadParameter for a name that was not compiled or that this processor cannot run.
     """
+    from minicpm.errors import BadParameter
+
     native = module()
     assert native is not None, "there is no compiled part"
     asked = os.environ.get(ISA_VARIABLE)
     if asked and not native.choose(asked):
-        raise errors.BadParameter(
+        raise BadParameter(
             f"{ISA_VARIABLE} names the instruction set {asked!r}, which this build or this processor does "
             f"not have. Use one of: {', '.join(native.instruction_sets())}, or leave it unset."
         )
