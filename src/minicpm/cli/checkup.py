@@ -169,11 +169,14 @@ def _torch() -> Iterator[Finding]:
 
 
 def _native() -> Finding:
-    from minicpm.ops.native import absence, build
+    from minicpm.ops.native import ISA_VARIABLE, absence, build, instruction_set
 
     reason = absence()
     if reason is None:
-        return Finding("native", build() or "there")
+        try:
+            return Finding("native", f"{build()}, with {instruction_set()}")
+        except MiniCPMError as error:
+            return Finding("native", str(error), f"Unset {ISA_VARIABLE}.")
     return Finding("native", reason, "Install a C++ compiler and CMake, then install the package again.")
 
 
