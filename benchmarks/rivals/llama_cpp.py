@@ -40,7 +40,8 @@ class Sequences:
     ) -> None:
         self._length, self._streams = length, streams
         # A lone sequence is filled by way of a second one in the same cells.
-        self._context = lib.llama_init_from_model(model, _settings(room, streams, threads))
+        settings = _settings(room, streams, threads, flash=length == 0)
+        self._context = lib.llama_init_from_model(model, settings)
         _succeed(self._context, "llama_init_from_model")
         self._memory = lib.llama_get_memory(self._context)
         self._batch = lib.llama_batch_init(BATCH, 0, 1)
@@ -129,7 +130,8 @@ def _some_ids(count: int) -> list[int]:
     return [(17 * i + 3) % 32000 for i in range(count)]
 
 
-def _settings(room: int, streams: int, threads: int) -> lib.llama_context_params:
+def _settings(room: int, streams: int, threads: int, *, flash: bool) -> lib.llama_context_params:
+    """With flash attention prompts are faster, but decoding with a context can be much slower."""
     settings = lib.llama_context_default_params()
     settings.n_ctx = streams * (-(-room // 256) * 256)
     settings.n_batch = BATCH
@@ -137,7 +139,8 @@ def _settings(room: int, streams: int, threads: int) -> lib.llama_context_params
     settings.n_seq_max = max(streams, 2)
     settings.kv_unified = streams == 1
     settings.n_threads = settings.n_threads_batch = threads
-    settings.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    kinds = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED, lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    settings.flash_attn_type = kinds[flash]
     return settings
 
 
