@@ -285,12 +285,12 @@ def test_a_place_that_cannot_be_written_is_done_without(folder, home, tmp_path, 
 
 
 def test_a_write_that_fails_leaves_nothing(folder, home, monkeypatch):
-    from minicpm.checkpoint import packed_file
+    from minicpm.checkpoint import atomic
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(packed_file, "sync_file", full)
+    monkeypatch.setattr(atomic, "sync_file", full)
     assert logits(start(folder)).isfinite().all()
     assert kept(home) == []
 

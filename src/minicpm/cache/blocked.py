@@ -15,13 +15,21 @@ _LANES = 16  # tokens side by side in a page of keys
 
 
 class _Plane:
-    """bfloat16 `pages` [P, Hk, 64 * d]; zero at first, so that every number in a page is finite."""
+    """bfloat16 `pages` [P, Hk, rows * d]; zero at first, so that every number in a page is finite."""
 
     def __init__(
-        self, pages: int, kv_heads: int, page_width: int, *, dtype: torch.dtype, device: torch.device
+        self,
+        pages: int,
+        kv_heads: int,
+        width: int,
+        rows: int = PAGE,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         assert device.type == "cpu", f"the kernels read a CPU's memory, not {device}"
-        self.pages = zeros((pages, kv_heads, page_width), dtype)
+        self.pages = zeros((pages, kv_heads, rows * width), dtype)
+        self._width, self._rows = width, rows
 
     def grow(self, pages: int) -> None:
         """Make room for `pages` pages in all and keep what is held; the new ones are zero."""
@@ -41,12 +49,6 @@ class _Plane:
 
 class BlockedKeys(_Plane):
     """Keys of 16 tokens side by side: a page of a head is [4, d / 2, 16, 2]."""
-
-    def __init__(
-        self, pages: int, kv_heads: int, width: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        super().__init__(pages, kv_heads, PAGE * width, dtype=dtype, device=device)
-        self._width = width
 
     def read(self, rows: Rows) -> Tensor:
         """Keys [n, Hk, d] at `rows`, a copy."""
@@ -68,12 +70,6 @@ class BlockedKeys(_Plane):
 
 class BlockedValues(_Plane):
     """Values of two tokens side by side: a page of a head is [32, d, 2]."""
-
-    def __init__(
-        self, pages: int, kv_heads: int, width: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        super().__init__(pages, kv_heads, PAGE * width, dtype=dtype, device=device)
-        self._width = width
 
     def read(self, rows: Rows) -> Tensor:
         """Values [n, Hk, d] at `rows`, a copy."""
@@ -99,25 +95,19 @@ class BlockedSlots(_Plane):
     Row page * slots + i stands for slot i of that page.
     """
 
-    def __init__(
-        self, pages: int, kv_heads: int, width: int, slots: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        super().__init__(pages, kv_heads, slots * width, dtype=dtype, device=device)
-        self._width, self._slots = width, slots
-
     def read(self, rows: Rows) -> Tensor:
         """Compressed keys [n, Hk, d] at `rows`, a copy."""
         index = as_index(rows, self.pages.device)
-        return self._pairs()[index // self._slots, :, :, index % self._slots].flatten(2)
+        return self._pairs()[index // self._rows, :, :, index % self._rows].flatten(2)
 
     def write(self, rows: Rows, keys: Tensor) -> None:
         """Store compressed keys [n, Hk, d] at `rows`."""
         index = as_index(rows, self.pages.device)
         pairs = keys.to(self.pages.dtype).unflatten(2, (-1, 2))
-        self._pairs()[index // self._slots, :, :, index % self._slots] = pairs
+        self._pairs()[index // self._rows, :, :, index % self._rows] = pairs
 
     def _pairs(self) -> Tensor:
-        return self.pages.view(*self.pages.shape[:2], self._width // 2, self._slots, 2)
+        return self.pages.view(*self.pages.shape[:2], self._width // 2, self._rows, 2)
 
 
 def as_index(rows: Rows, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from minicpm.checkpoint.files import shown
 from minicpm.checkpoint.lock import hold_folder, is_abandoned
@@ -16,11 +17,19 @@ _PARTIAL = ".partial-"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once: written beside, synced, renamed; a failure leaves nothing."""
+    """Replace `path` by `content` at once, as `new_file` does."""
+    with new_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, which it becomes, synced, when the block ends well; otherwise it vanishes."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with beside.open("wb") as file:
-            file.write(content)
+        with beside.open("xb") as file, hold_folder(beside):
+            yield file
+            file.flush()
             sync_file(file.fileno())
         os.replace(beside, path)
     except BaseException:

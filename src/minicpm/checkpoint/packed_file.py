@@ -10,19 +10,17 @@ It is a cache: whatever is wrong with one, it is made again, so nobody but a log
 
 import json
 import os
-import secrets
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minicpm.checkpoint.atomic import sync_file, sync_folder
-from minicpm.checkpoint.lock import hold_folder, is_abandoned
+from minicpm.checkpoint.atomic import new_file
+from minicpm.checkpoint.lock import is_abandoned
 
 _MAGIC = b"MCPMPACK"
 _PRELUDE = struct.Struct("<8sII")
@@ -64,7 +62,8 @@ def write(path: Path, made_of: Mapping[str, Any], pieces: Sequence[Piece]) -> No
     """Write beside, sync, rename; OSError for what the system refuses, and then nothing is left behind."""
     header, start = _header(made_of, pieces)
     _sweep(path)
-    with _new_file(path) as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as file:
         file.write(_PRELUDE.pack(_MAGIC, len(header), zlib.crc32(header)))
         file.write(header)
         file.seek(start)
@@ -178,23 +177,6 @@ def _start(header_bytes: int) -> int:
 
 def _aligned(count: int) -> int:
     return -(-count // _ALIGNED) * _ALIGNED
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that becomes it when the block ends well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with beside.open("xb") as file, hold_folder(beside):
-            yield file
-            file.flush()
-            sync_file(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def _sweep(path: Path) -> None:

@@ -15,7 +15,7 @@ from minicpm.layers.mlp import MLP
 from minicpm.layers.native_linear import NativeLinear, is_native
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
-from minicpm.ops.native import module
+from minicpm.ops.native import required
 from minicpm.ops.native.matrix import BLOCK, NativeMatrix
 from minicpm.ops.native.runtime import Runtime
 
@@ -28,11 +28,11 @@ class NativeMLP:
 
     def __init__(self, norm: RMSNorm, mlp: MLP, residual_scale: float, runtime: Runtime) -> None:
         gate_up, down = mlp.fused, mlp.down_proj
-        assert isinstance(gate_up, NativeMatrix), "why_not_mlp was not asked"
-        assert isinstance(down, NativeLinear), "why_not_mlp was not asked"
+        assert isinstance(gate_up, NativeMatrix), "can_mlp was not asked"
+        assert isinstance(down, NativeLinear), "can_mlp was not asked"
         act, gain = mlp.config.act, _gain(norm)  # copied by what is made here
         self._runtime = runtime
-        self._mlp = _native().Mlp(
+        self._mlp = required().Mlp(
             norm=gain.data_ptr(),
             eps=norm.eps,
             gate_up=gate_up.handle,
@@ -59,13 +59,13 @@ class NativeAttention:
 
     def __init__(self, norm: RMSNorm, attention: Attention, residual_scale: float, runtime: Runtime) -> None:
         mixer, output = attention.mixer, attention.o_proj
-        assert isinstance(attention.fused, NativeMatrix), "why_not_attention was not asked"
-        assert isinstance(output, NativeLinear), "why_not_attention was not asked"
+        assert isinstance(attention.fused, NativeMatrix), "can_attention was not asked"
+        assert isinstance(output, NativeLinear), "can_attention was not asked"
         gain = _gain(norm)  # copied by what is made here
         self._runtime = runtime
         self._layer = attention.layer
         self._heads, self._width = mixer.kv_heads, mixer.head_dim
-        self._attention = _native().AttentionLayer(
+        self._attention = required().AttentionLayer(
             norm=gain.data_ptr(),
             eps=norm.eps,
             heads=mixer.heads,
@@ -136,7 +136,7 @@ def _hooked(*modules: nn.Module) -> bool:
 
 def _rule(infllm: InfLLM) -> Any:
     sparse = infllm.sparse
-    return _native().SparseRule(
+    return required().SparseRule(
         kernel_size=sparse.kernel_size,
         kernel_stride=sparse.kernel_stride,
         init_blocks=sparse.init_blocks,
@@ -148,9 +148,3 @@ def _rule(infllm: InfLLM) -> Any:
 
 def _gain(norm: RMSNorm) -> Tensor:
     return norm.weight.detach().to(torch.float32).contiguous()
-
-
-def _native() -> Any:
-    native = module()
-    assert native is not None, "there is no compiled part"
-    return native

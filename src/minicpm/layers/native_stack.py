@@ -12,7 +12,7 @@ from minicpm.cache import Cache
 from minicpm.layers.block import Block
 from minicpm.layers.native_block import NativeAttention, NativeMLP
 from minicpm.layers.step import Step
-from minicpm.ops.native import module
+from minicpm.ops.native import required
 from minicpm.ops.native.runtime import Runtime
 
 Halves = tuple[NativeAttention, NativeMLP]
@@ -59,8 +59,7 @@ class NativeStack:
         """All halves but the last one, for only wanted rows need that."""
         pages, stack = self._stacks.get(cache, (0, None))
         if pages != cache.total_pages:
-            native = module()
-            assert native is not None, "there is no compiled part"
+            native = required()
             stack = native.Stack()
             for mixer, mlp in self._halves:
                 mixer.append_to(stack, cache)

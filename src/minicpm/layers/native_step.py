@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minicpm.cache import CachePlan, Segment
-from minicpm.ops.native import module
+from minicpm.ops.native import required
 from minicpm.ops.rope import Angles
 
 
@@ -32,8 +32,7 @@ class NativeStep:
     @classmethod
     def of(cls, angles: Angles, segments: Sequence[Segment], plan: CachePlan) -> NativeStep:
         """For the segments of a batch with a cache."""
-        native = module()
-        assert native is not None, "there is no compiled part"
+        native = required()
         angles = Angles(angles.cos.contiguous(), angles.sin.contiguous())
         handle = native.Step(
             len(angles.cos), angles.cos.data_ptr(), angles.sin.data_ptr(), angles.cos.shape[1]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minicpm.ops.native import required
 from minicpm.ops.native.head_rows import as_rows, head_rows
-from minicpm.ops.native.runtime import Runtime, _native
+from minicpm.ops.native.runtime import Runtime
 
 _BLOCK = 16  # numbers in a vector of the kernels
 
@@ -53,7 +54,7 @@ class NativeLatent:
         joint = torch.cat((u_k, u_v), dim=1).contiguous()  # [H, nope + value, r], as kv_b_proj has them
         address = runtime.arena.take(joint.nbytes)
         ctypes.memmove(address, joint.data_ptr(), joint.nbytes)
-        self._handle: Any = _native().Latent(
+        self._handle: Any = required().Latent(
             heads, nope, rope, self.value, rank, address, address + 2 * nope * rank, joint.stride(0)
         )
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minicpm.ops.native import required
 from minicpm.ops.native.head_rows import as_rows, head_rows
-from minicpm.ops.native.runtime import Runtime, _native
+from minicpm.ops.native.runtime import Runtime
 
 _BLOCK, _MOST = 16, 256  # widths of keys and values that the kernels know: multiples, and the largest
 
@@ -80,7 +81,7 @@ def continued(
 @lru_cache(maxsize=64)
 def _operator(slopes: tuple[float, ...], shared: int, scale: float) -> Any:
     numbers = torch.tensor(slopes, dtype=torch.float32)
-    return _native().Lightning(numbers.data_ptr(), len(slopes), shared, scale)
+    return required().Lightning(numbers.data_ptr(), len(slopes), shared, scale)
 
 
 def _address(state: Tensor | None) -> int:

@@ -6,7 +6,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["ISA_VARIABLE", "absence", "build", "instruction_set", "module"]
+__all__ = ["ISA_VARIABLE", "absence", "build", "instruction_set", "module", "required"]
 
 ISA_VARIABLE = "MINICPM_ISA"
 """The environment variable that names the instruction set to use instead of the best one."""
@@ -34,6 +34,13 @@ def module() -> ModuleType | None:
     return _probe()[0]
 
 
+def required() -> Any:
+    """The compiled part, where it was made sure of before that there is one."""
+    native = module()
+    assert native is not None, "there is no compiled part"
+    return native
+
+
 def build() -> str | None:
     """Version, compiler and build type of the compiled part, or None without one."""
     native = module()
@@ -52,8 +59,7 @@ def instruction_set() -> str:
     """
     from minicpm.errors import BadParameter
 
-    native = module()
-    assert native is not None, "there is no compiled part"
+    native = required()
     asked = os.environ.get(ISA_VARIABLE)
     if asked and not native.choose(asked):
         raise BadParameter(

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minicpm.ops.native.runtime import Runtime, _native
+from minicpm.ops.native import required
+from minicpm.ops.native.runtime import Runtime
 from minicpm.ops.quant_tensor import QuantTensor, joined
 
 BLOCK, PANEL = 16, 32
@@ -170,7 +171,7 @@ def pack(parts: Sequence[Part], runtime: Runtime, *, interleaved: bool = False) 
 
 def reserve(description: Description, runtime: Runtime) -> NativeMatrix:
     """A matrix whose bytes are zeros still."""
-    d, native = description, _native()
+    d, native = description, required()
     order = d.order()
     layout = (d.format, len(order) if d.interleaved else d.rows, d.inputs, d.group, d.zeros)
     address = runtime.arena.take(native.Matrix.bytes_of(*layout))
@@ -201,7 +202,7 @@ def _pack_codes(weight: QuantTensor, interleaved: bool, runtime: Runtime) -> Nat
     codes = weight.codes.contiguous()
     group = _group(weight)
     assert group is not None, "why_not was not asked"
-    factor = _native().scale_factor(scales.data_ptr(), scales.numel())
+    factor = required().scale_factor(scales.data_ptr(), scales.numel())
     description = Description(
         _FORMATS[weight.scheme.bits], *weight.shape, group, zeros is not None, factor, interleaved
     )

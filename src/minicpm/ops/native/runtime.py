@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from minicpm.errors import BadParameter
-from minicpm.ops.native import instruction_set, module
+from minicpm.ops.native import instruction_set, required
 from minicpm.ops.native.processors import default_threads
 
 MOST_THREADS = 1024
@@ -26,7 +26,7 @@ class Runtime:
             raise BadParameter(f"{count} threads were asked for. Use between 1 and {MOST_THREADS}.")
         self.isa = instruction_set()
         self.pool = _pool(count)
-        native = _native()
+        native = required()
         self.scratch = native.Scratch()
         self.arena = native.Arena()
 
@@ -41,10 +41,4 @@ class Runtime:
 
 @cache
 def _pool(threads: int) -> Any:
-    return _native().Pool(threads, True)
-
-
-def _native() -> Any:
-    native = module()
-    assert native is not None, "there is no compiled part"
-    return native
+    return required().Pool(threads, True)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minicpm.ops.native import required
 from minicpm.ops.native.matrix import GROUPS, NativeMatrix, Part, pack
 from minicpm.ops.native.matrix import why_not as why_not_packed
-from minicpm.ops.native.runtime import Runtime, _native
+from minicpm.ops.native.runtime import Runtime
 from minicpm.ops.quant_tensor import QuantTensor
 
 _COLUMNS = 64  # of down that are interleaved together
@@ -58,7 +59,7 @@ class NativeNeurons:
         self.gate = gate if isinstance(gate, NativeMatrix) else pack([gate], runtime)
         self.active = 0  # neurons in the last forward, of all its rows together
         weight = norm.float().contiguous()
-        self._handle: Any = _native().Neurons(
+        self._handle: Any = required().Neurons(
             weight.data_ptr(),
             eps,
             self.gate.handle,
@@ -97,15 +98,15 @@ def _down_rows(down: Part, runtime: Runtime) -> Any:
 
 def _numbers(rows: Tensor, runtime: Runtime) -> Any:
     neurons, width = rows.shape
-    return _native().NeuronRows(_BFLOAT16, neurons, width, width, 1.0, _copied(rows, runtime), 0)
+    return required().NeuronRows(_BFLOAT16, neurons, width, width, 1.0, _copied(rows, runtime), 0)
 
 
 def _codes(codes: Tensor, scales: Tensor, group: int, runtime: Runtime) -> Any:
     wide = scales.float().contiguous()
-    factor = _native().scale_factor(wide.data_ptr(), wide.numel())
+    factor = required().scale_factor(wide.data_ptr(), wide.numel())
     halves = (wide / factor).half()
     neurons, width = codes.shape
-    return _native().NeuronRows(
+    return required().NeuronRows(
         _INT8, neurons, width, group, factor, _copied(codes, runtime), _copied(halves, runtime)
     )
 
