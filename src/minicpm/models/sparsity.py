@@ -81,5 +81,10 @@ def skip_inactive(decoder: Trunk, *, rows: int = 1) -> None:
         )
     if not decoder.prepared:
         raise BadParameter("Neurons are skipped by a prepared model only. Call prepare() before.")
+    if decoder.backend.runtime is not None:
+        raise BadParameter(
+            "Neurons are left out by the torch backend only, and this model's weights are held by the native "
+            'one. Load it with backend="torch".'
+        )
     for part in parts:
         part.skip_inactive(rows)
