@@ -1,13 +1,6 @@
 """On a disk that is really full, pulling, saving and converting end in DiskFull and leave nothing corrupt."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-SRC = Path(__file__).resolve().parents[2] / "src"
 
 MOUNTED = """
 import sys
@@ -35,29 +28,15 @@ print("all refused")
 
 
 @pytest.mark.parametrize("look_ahead", ["1", "0"], ids=["seen beforehand", "met on the way"])
-def test_a_full_disk_is_a_typed_error_and_leaves_nothing(tiny, tmp_path, look_ahead):
+def test_a_full_disk_is_a_typed_error_and_leaves_nothing(tiny, tmp_path, on_small_disk, look_ahead):
     import torch
 
     from minicpm.checkpoint import open_checkpoint
 
-    small, legacy = tmp_path / "small", tmp_path / "legacy"
-    small.mkdir()
+    legacy = tmp_path / "legacy"
     legacy.mkdir()
     opened = open_checkpoint(tiny)
     torch.save({name: opened.read(name) for name in opened.tensors}, legacy / "pytorch_model.bin")
     (legacy / "config.json").write_bytes((tiny / "config.json").read_bytes())
-    script = 'mount -t tmpfs -o size=128k tmpfs "$1" || exit 77; shift; exec "$@"'
-    command = [sys.executable, "-c", MOUNTED, str(small), str(tiny), str(legacy), look_ahead]
-    try:
-        done = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", script, "sh", str(small), *command],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"},
-        )
-    except FileNotFoundError:
-        pytest.skip("needs unshare from util-linux to mount a small tmpfs")
-    if done.returncode == 77 or "unshare failed" in done.stderr or "Operation not permitted" in done.stderr:
-        pytest.skip("needs a system that lets users mount a tmpfs in a namespace")
+    done = on_small_disk(MOUNTED, 128, str(tiny), str(legacy), look_ahead)
     assert "all refused" in done.stdout, done.stdout + done.stderr

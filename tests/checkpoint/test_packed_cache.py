@@ -318,24 +318,8 @@ print("went on without")
 
 
 @pytest.mark.parametrize("look_ahead", ["1", "0"], ids=["seen beforehand", "met on the way"])
-def test_a_full_disk_is_done_without(look_ahead, folder, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    script = 'mount -t tmpfs -o size=64k tmpfs "$1" || exit 77; shift; exec "$@"'
-    command = [sys.executable, "-c", FULL, str(small), str(folder), look_ahead]
-    environment = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "MINICPM_HOME": str(small)}
-    try:
-        done = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", script, "sh", str(small), *command],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
-    except FileNotFoundError:
-        pytest.skip("needs unshare from util-linux to mount a small tmpfs")
-    if done.returncode == 77 or "unshare failed" in done.stderr or "Operation not permitted" in done.stderr:
-        pytest.skip("needs a system that lets users mount a tmpfs in a namespace")
+def test_a_full_disk_is_done_without(look_ahead, folder, on_small_disk):
+    done = on_small_disk(FULL, 64, str(folder), look_ahead, home=True)
     assert "went on without" in done.stdout, done.stdout + done.stderr
 
 
