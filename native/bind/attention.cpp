@@ -43,6 +43,7 @@ template <class Make>
 auto in_scratch(Scratch& scratch, Make&& make) {
   Frame measure;
   make(measure);
+  const auto held = scratch.hold();
   Frame frame(scratch.take(measure.used()));
   return make(frame);
 }

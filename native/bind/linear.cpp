@@ -28,6 +28,7 @@ void run_matmul(const Matrix& w, Pool& pool, Scratch& scratch, Address x, bool x
   };
   Frame measure;
   cut(measure);
+  const auto held = scratch.hold();
   Frame frame(scratch.take(measure.used()));
   const auto [inputs, unpacking] = cut(frame);
   const Inputs& in = inputs;

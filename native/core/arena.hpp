@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 namespace minicpm {
@@ -32,7 +33,7 @@ class Arena {
   size_t used_ = 0;
 };
 
-// A buffer that grows and never shrinks; what it held is lost when it grows.
+// A buffer that grows and never shrinks; what it held is lost when it grows. One operator uses it at a time.
 class Scratch {
  public:
   Scratch() = default;
@@ -40,12 +41,16 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
+  // Held by an operator from before it takes memory until it has done, so that callers on several threads take turns.
+  std::unique_lock<std::mutex> hold() { return std::unique_lock<std::mutex>(users_); }
+
   // At least `bytes` bytes at a multiple of 64, not initialised. Throws std::bad_alloc.
   uint8_t* take(size_t bytes);
 
   size_t bytes() const { return bytes_; }
 
  private:
+  std::mutex users_;
   void* start_ = nullptr;
   size_t bytes_ = 0;
 };

@@ -56,6 +56,7 @@ void AttentionLayer::run(Pool& pool, Scratch& scratch, uint16_t* h, const Step& 
   };
   Frame measure;
   cut(measure);
+  const auto held = scratch.hold();
   Frame frame(scratch.take(measure.used()));
   const Parts parts = cut(frame);
 

@@ -200,6 +200,7 @@ void Latent::run(Pool& pool, Scratch& scratch, const HeadRows& q, const uint16_t
   const int64_t count = static_cast<int64_t>(work.size());
   Frame measure;
   Room(measure, shape_, count, queries, pool.threads());
+  const auto held = scratch.hold();
   Frame frame(scratch.take(measure.used()));
   const Room room(frame, shape_, count, queries, pool.threads());
   const Run run(shape_, room, work, q, out);

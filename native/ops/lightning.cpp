@@ -33,6 +33,7 @@ void run_span(const LightningHead& head, LightningSpan span, float* scratch) {
 void Lightning::run(Pool& pool, Scratch& scratch, const HeadRows& q, const HeadRows& k, const HeadRows& v,
                     const HeadRows& out, const std::vector<LightningSpan>& spans) const {
   const int64_t each = lightning_scratch(k.width, v.width), state = static_cast<int64_t>(k.width) * v.width;
+  const auto held = scratch.hold();
   Frame frame(scratch.take(static_cast<size_t>(each * pool.threads()) * sizeof(float)));
   float* room = frame.take<float>(each * pool.threads());
   pool.run([&](Team& team) {

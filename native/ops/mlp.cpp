@@ -32,6 +32,7 @@ void Mlp::run(Pool& pool, Scratch& scratch, uint16_t* h, int rows) const {
   };
   Frame measure;
   cut(measure);
+  const auto held = scratch.hold();
   Frame frame(scratch.take(measure.used()));
   const Parts parts = cut(frame);
   const int width = gate_up_.inputs, inner = down_.inputs;

@@ -80,6 +80,7 @@ int Neurons::row(Team& team, const Room& room, uint16_t* h) const {
 int64_t Neurons::run(Pool& pool, Scratch& scratch, uint16_t* h, int rows) const {
   Frame measure;
   Room(measure, *this, pool.threads());
+  const auto held = scratch.hold();
   Frame frame(scratch.take(measure.used()));
   const Room room(frame, *this, pool.threads());
   int64_t active = 0;

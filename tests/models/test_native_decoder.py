@@ -127,6 +127,12 @@ def test_what_comes_in_embedded_is_left_as_it_was(pair):
     assert torch.equal(embedded, before)
 
 
+def test_a_cache_of_another_dtype_is_read_by_modules(pair):
+    ours, _ = pair
+    ids, cache = ids_of(70), ours.new_cache(4, torch.float32)
+    assert difference(feed(ours, cache, cache.open(), ids), fed(ours, ids, [70])) < BFLOAT16
+
+
 def test_layers_of_softmax_attention_keep_pages_of_the_kernels(pair):
     ours, torchs = pair
     blocked = [isinstance(store, BlockedStore | BlockedSparseStore) for store in ours.new_cache(1).stores]

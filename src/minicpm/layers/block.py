@@ -31,7 +31,8 @@ class Block(nn.Module):
         return self._feed(self._mix(h, step, rows), step)
 
     def _mix(self, h: Tensor, step: Step, rows: Tensor | None) -> Tensor:
-        if self._native_mixer is not None and step.native is not None and can_attention(self.self_attn):
+        if self._mixes_natively(step):
+            assert self._native_mixer is not None
             h = h.clone()
             self._native_mixer(h, step)
             return h if rows is None else h[rows]
@@ -39,6 +40,12 @@ class Block(nn.Module):
         if rows is not None:
             h, mixed = h[rows], mixed[rows]
         return torch.add(h, mixed, alpha=self.residual_scale)
+
+    def _mixes_natively(self, step: Step) -> bool:
+        native = self._native_mixer
+        if native is None or step.native is None or step.cache is None:
+            return False
+        return native.reads(step.cache) and can_attention(self.self_attn)
 
     def _feed(self, h: Tensor, step: Step) -> Tensor:
         """The second half; it may write over h."""

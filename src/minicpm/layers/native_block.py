@@ -87,6 +87,10 @@ class NativeAttention:
         pages = self._pages(step.cache)
         self._attention.run(pool, scratch, h.data_ptr(), step.native.handle, *pages)
 
+    def reads(self, cache: Cache) -> bool:
+        """Whether a cache keeps this layer in pages of the kernels; one of another dtype does not."""
+        return isinstance(cache.stores[self._layer], BlockedStore)
+
     def append_to(self, stack: Any, cache: Cache) -> None:
         """Let a native stack do this next, on what this layer remembers in a cache."""
         stack.attend(self._attention, *self._pages(cache))

@@ -45,6 +45,10 @@ class NativeStack:
         """Whether a hook asks for the call of some module."""
         return any(self._hooks)
 
+    def reads(self, cache: Cache) -> bool:
+        """Whether a cache keeps all layers in pages of the kernels."""
+        return all(mixer.reads(cache) for mixer, _ in self._halves)
+
     def __call__(self, h: Tensor, step: Step, rows: Tensor | None) -> Tensor:
         """h [T, D], which is written over, or its `rows` [R, D], after all blocks."""
         assert step.cache is not None

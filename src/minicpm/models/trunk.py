@@ -97,7 +97,9 @@ class Trunk(nn.Module):
     def _whole(self, step: Step) -> NativeStack | None:
         """What does all blocks in one call, unless somebody has a part in them that it does not know."""
         stack = self._stack
-        if stack is None or step.native is None or stack.watched:
+        if stack is None or step.native is None or step.cache is None or stack.watched:
+            return None
+        if not stack.reads(step.cache):
             return None
         adapted = self.adapters.names or any(segment.adapter is not None for segment in step.segments)
         return None if adapted else stack

@@ -37,12 +37,14 @@ def test_any_number_of_threads_ends_its_work(threads):
 
 def test_jobs_of_several_python_threads_wait_for_each_other():
     matrix, x = product(3)
-    wanted, found = matrix(x), []
+    several = [x[:1], x[:4], x, x.repeat(60, 1)]
+    wanted, found = [matrix(rows) for rows in several], []
+    matrix.runtime.scratch = matrix.runtime.scratch.__class__()  # to grow while others wait for it
 
-    def work():
-        found.extend(torch.equal(matrix(x), wanted) for _ in range(50))
+    def work(which):
+        found.extend(torch.equal(matrix(several[which]), wanted[which]) for _ in range(50))
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
+    workers = [threading.Thread(target=work, args=(which,)) for which in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
