@@ -83,9 +83,10 @@ def test_a_second_start_gives_the_bits_of_the_first(family, weights, tmp_path, h
     assert {path.suffix for path in kept(home)} == {".bin", ".stamps"}
 
 
-def test_ternary_weights_are_kept_too(tmp_path, rounded):
+@pytest.mark.parametrize("weights", ["packed", "ternary"])
+def test_ternary_weights_are_kept_too(weights, tmp_path, rounded):
     folder = tiny_checkpoint("bitcpm4-1b", tmp_path / "toy", dtype="bfloat16")
-    first, then = start(folder, "packed"), start(folder, "packed")
+    first, then = start(folder, weights), start(folder, weights)
     assert len(rounded) == 1
     assert torch.equal(logits(then), logits(first))
 

@@ -24,6 +24,16 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def planned(monkeypatch):
+    """The memory plans that loading looked at."""
+    from minicpm.checkpoint import loading, plan
+
+    plans, fit = [], plan.require_fit
+    monkeypatch.setattr(loading, "require_fit", lambda plan: (plans.append(plan), fit(plan)))
+    return plans
+
+
 @torch.no_grad()
 def logits(decoder):
     return decoder.logits_for(torch.arange(50))
@@ -41,6 +51,21 @@ def test_a_packed_load_gives_the_logits_of_a_plain_one(folder, dtype, prepare):
     assert len(packed_parts(packed)) == 21
     assert packed.dtype == plain.dtype
     assert torch.equal(logits(packed), logits(plain))
+
+
+def test_a_ternary_load_is_a_packed_one_with_a_rounded_head(folder):
+    ternary = minicpm.load_decoder(folder, weights="ternary", backend="torch")
+    packed = minicpm.load_decoder(folder, dtype="bfloat16", weights="packed", backend="torch")
+    rounded, exact = (dict(model.published_state()) for model in (ternary, packed))
+    head = "model.embed_tokens.weight"  # this one is tied
+    assert [name for name in exact if not torch.equal(rounded[name], exact[name])] == [head]
+    step = exact[head].float().abs().amax().item() / 127
+    torch.testing.assert_close(rounded[head].float(), exact[head].float(), rtol=2**-8, atol=step / 2)
+
+
+def test_ternary_weights_are_bfloat16_beside_their_codes(folder):
+    with pytest.raises(BadParameter, match="with ternary weights"):
+        minicpm.load_decoder(folder, weights="ternary", dtype="float32")
 
 
 @pytest.mark.parametrize("group", ["row", 32])
@@ -68,8 +93,8 @@ def test_other_checkpoints_are_not_ternary_and_refused_with_the_measure(tmp_path
 
 
 def test_an_unknown_form_of_weights_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(BadParameter, match="Use plain, packed, int8 or int4"):
-        minicpm.load_decoder(tiny_checkpoint("bitcpm4-1b", tmp_path), weights="ternary")
+    with pytest.raises(BadParameter, match="Use one of: plain, packed, int8, int4, ternary"):
+        minicpm.load_decoder(tiny_checkpoint("bitcpm4-1b", tmp_path), weights="int2")
 
 
 def test_a_saved_packed_model_is_the_checkpoint_it_came_from(folder, tmp_path):
@@ -80,19 +105,19 @@ def test_a_saved_packed_model_is_the_checkpoint_it_came_from(folder, tmp_path):
     assert all(torch.equal(first.read(name), then.read(name)) for name in first.tensors)
 
 
-def test_memory_is_planned_for_the_packed_weights(folder, monkeypatch):
-    """What holds no plain model may hold it packed."""
-    from minicpm.checkpoint import loading, plan
+@pytest.mark.parametrize("weights", ["packed", "ternary"])
+def test_memory_is_planned_for_the_packed_weights(folder, weights, planned):
+    decoder = minicpm.load_decoder(folder, weights=weights, backend="torch")
+    held = sum(p.nbytes for p in decoder.parameters()) + sum(part.nbytes for part in packed_parts(decoder))
+    assert planned[-1].weight_bytes == held
+
+
+def test_what_holds_no_plain_model_may_hold_it_packed(folder, planned, monkeypatch):
+    from minicpm.checkpoint import plan
     from minicpm.checkpoint.available import Limit
 
-    decoder = minicpm.load_decoder(folder, weights="packed", backend="torch")
-    held = sum(p.nbytes for p in decoder.parameters()) + sum(part.nbytes for part in packed_parts(decoder))
-    planned = []
-    fit = plan.require_fit
-    monkeypatch.setattr(loading, "require_fit", lambda plan: (planned.append(plan), fit(plan)))
     minicpm.load_decoder(folder, weights="packed", backend="torch")
-    assert planned[0].weight_bytes == held
-    limit = Limit("a test", planned[0].needed_bytes)
+    limit = Limit("a test", planned[-1].needed_bytes)
     monkeypatch.setattr(plan, "tightest", lambda _: limit)
     minicpm.load_decoder(folder, weights="packed", backend="torch")
     with pytest.raises(CapacityError):

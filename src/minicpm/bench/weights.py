@@ -14,11 +14,11 @@ from minicpm.errors import BadParameter
 from minicpm.models.trunk import Trunk
 from minicpm.quant.packing import projections
 
-HOLDING: dict[str, Literal["plain", "int8", "int4", "packed"]] = {
+HOLDING: dict[str, Literal["plain", "int8", "int4", "ternary"]] = {
     "bf16": "plain",
     "int8": "int8",
     "int4": "int4",
-    "ternary": "packed",
+    "ternary": "ternary",
 }
 """The formats by their names here, and what loading calls them."""
 TERNARY_BITS, _TERNARY_GROUP = 2, 128
@@ -35,9 +35,8 @@ def held_bits(model: Trunk, weights: str) -> dict[str, int]:
     """The bits of every module whose matrix is held in codes, by its name, as when a checkpoint is loaded."""
     if weights == "bf16":
         return {}
-    if weights == "ternary":
-        return dict.fromkeys(projections(model), TERNARY_BITS)
-    return rounded_parts(model, weights)
+    rounded = rounded_parts(model, weights)
+    return rounded | dict.fromkeys(projections(model), TERNARY_BITS) if weights == "ternary" else rounded
 
 
 def code_group(columns: int, bits: int) -> int:

@@ -22,7 +22,8 @@ from minicpm.checkpoint.ternary import fill_packed, measure_packing, packed_plan
 from minicpm.checkpoint.tied_head import check_tied_head
 from minicpm.checkpoint.tokenizer_fit import check_tokenizer
 from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_count
-from minicpm.config.dtypes import BITS, check_holding, held_dtype
+from minicpm.config.dtypes import BITS, ROUNDED_HEADS, check_holding, held_dtype
+from minicpm.config.holding import head_saving
 from minicpm.config.sparse import with_sparse
 from minicpm.errors import BadConfig, BadParameter, CapacityError
 from minicpm.models import registry
@@ -83,8 +84,9 @@ def load_as(
     BadConfig, UnknownModel, BadParameter, TokenizerMismatch, WeightMismatch, CapacityError), and NotFinite is
     raised while reading. `sparse` is as for `read_config`. With `prepare=False` projections stay separate,
     for training. With `weights="packed"` the projections of a ternary model (BitCPM4) are held in about two
-    bits per weight, which changes no logit; those of any other are refused with NotTernary. "int8" and "int4"
-    round the projections of any model while they are read, to 8 or 4 bits per weight, and the head to 8.
+    bits per weight, which changes no logit; those of any other are refused with NotTernary. "ternary" rounds
+    its head to 8 bits besides. "int8" and "int4" round the projections of any model while they are read, to 8
+    or 4 bits per weight, and the head to 8.
     """
     check_holding(weights)
     config = read_config(checkpoint, context=context, sparse=sparse)
@@ -134,18 +136,20 @@ def _hold(
     progress: Progress | None,
 ) -> int:
     """Let packed matrices take the place of some on the meta device, if they fit; the bytes read for that."""
-    if weights == "packed":
+    if weights == "plain":
+        require_fit(plan)
+        return 0
+    parts = rounded_parts(model, weights) if weights in ROUNDED_HEADS else {}
+    if parts:
+        plan = rounded_plan(plan, model.config, checkpoint, parts)
+    if weights in BITS:
+        require_fit(plan)
+    else:
         dtype = getattr(torch, plan.dtype)
         packing = measure_packing(model, checkpoint, dtype)
         require_fit(packed_plan(plan, model, packing))
         fill_packed(model, checkpoint, packing.group, dtype=dtype, device=device)
-    elif weights in BITS:
-        parts = rounded_parts(model, weights)
-        require_fit(rounded_plan(plan, model.config, checkpoint, parts))
-        return fill_rounded(model, checkpoint, parts, device=device, progress=progress)
-    else:
-        require_fit(plan)
-    return 0
+    return fill_rounded(model, checkpoint, parts, device=device, progress=progress)
 
 
 def load_decoder(
@@ -191,7 +195,7 @@ def read_config(checkpoint: Checkpoint, *, context: int | None = None, sparse: s
 def weight_dtype(config: ModelConfig, wanted: str | torch.dtype, weights: str = "plain") -> str:
     """The full dtype name for `wanted`, beside weights held this way; BadParameter for what cannot be."""
     name = str(wanted)
-    if name != "auto" or weights in BITS:
+    if name != "auto" or weights in ROUNDED_HEADS:
         return held_dtype(name, config.dtype, weights)
     try:
         return dtype_name(config.dtype)
@@ -225,10 +229,13 @@ def plan_load(
     """The memory plan of loading this checkpoint, then holding one sequence of `tokens` tokens.
 
     `native` weights are packed for the kernels: those of a stack are then there three times for a moment, and
-    a head twice. Of "packed" ones it says what plain ones take; `packed_plan` knows more once they were read.
+    a head twice. Of packed and ternary projections it says what plain ones take; `packed_plan` knows more
+    once they were read.
     """
-    held = "plain" if weights == "packed" else weights
+    held = weights if weights in BITS else "plain"
     plan = plan_memory(config, dtype, tokens, weights=held, limit=_gpu_limit(device))
+    if held == "plain":
+        plan = replace(plan, weight_bytes=plan.weight_bytes - head_saving(config, dtype, weights))
     casts = [info.nbytes for info in checkpoint.tensors.values() if info.dtype != _STORED_AS[dtype]]
     packing = [2 * fusing_bytes(config, dtype), config.vocab * config.hidden * BYTES[dtype]] if native else []
     return replace(plan, scratch_bytes=max([plan.scratch_bytes, *casts, *packing]), weights=weights)

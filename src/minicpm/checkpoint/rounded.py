@@ -28,9 +28,14 @@ _ROUTER = "gate"  # its choice of experts is a comparison, which rounding could 
 
 
 def rounded_parts(model: Trunk, weights: str) -> dict[str, int]:
-    """The bits of every module whose matrix is rounded, by its name; towers, routers and norms are not."""
-    inner = [name for name in projections(model, model.model.layers) if name.rpartition(".")[2] != _ROUTER]
-    parts = dict.fromkeys(inner, BITS[weights]) | dict.fromkeys(_heads(model), HEAD_BITS)
+    """The bits of every module whose matrix is rounded, by its name; towers, routers and norms are not.
+
+    Of "ternary" weights, whose projections are packed without rounding, the head's.
+    """
+    parts = dict.fromkeys(_heads(model), HEAD_BITS)
+    if weights in BITS:
+        inner = projections(model, model.model.layers)
+        parts |= {name: BITS[weights] for name in inner if name.rpartition(".")[2] != _ROUTER}
     return {name: bits for name, bits in parts.items() if group_of(_width(model, name), bits) is not None}
 
 

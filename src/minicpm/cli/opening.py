@@ -29,7 +29,8 @@ class LoadOptions:
     sparse: str = "auto"
     """Attend to chosen blocks once a text is long: auto (as the checkpoint says), on or off."""
     weights: str = "plain"
-    """How weights are held: plain, int8 or int4 (rounded while loading), packed (ternary models, exact)."""
+    """How weights are held: plain; int8 or int4 (rounded while loading); packed (ternary models, exact) or
+    ternary (the same, and the head rounded to 8 bits)."""
     dtype: str = "auto"
     """Number format of the weights: auto (as the checkpoint says), bfloat16, float16 or float32."""
     device: str = "cpu"

@@ -5,6 +5,10 @@ from minicpm.errors import BadParameter
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BITS = {"int8": 8, "int4": 4}
 """Ways to hold weights that round them while loading, and the bits of each in the layers."""
+ROUNDED_HEADS = (*BITS, "ternary")
+"""Those that round the matrix that makes logits."""
+HOLDINGS = ("plain", "packed", *ROUNDED_HEADS)
+"""All ways to hold weights."""
 _ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
 
 
@@ -24,9 +28,9 @@ def resolve_dtype(wanted: str, published: str) -> str:
 
 
 def check_holding(weights: str) -> None:
-    """Raise BadParameter unless `weights` is a way to hold weights: plain, packed, int8 or int4."""
-    if weights not in ("plain", "packed", *BITS):
-        raise BadParameter(f"weights is {weights!r}. Use plain, packed, int8 or int4.")
+    """Raise BadParameter unless `weights` is a way to hold weights."""
+    if weights not in HOLDINGS:
+        raise BadParameter(f"weights is {weights!r}. Use one of: {', '.join(HOLDINGS)}.")
 
 
 def held_dtype(wanted: str, published: str, weights: str) -> str:
@@ -34,7 +38,7 @@ def held_dtype(wanted: str, published: str, weights: str) -> str:
 
     Raises BadParameter for any other beside rounded weights.
     """
-    if weights not in BITS:
+    if weights not in ROUNDED_HEADS:
         return resolve_dtype(wanted, published)
     if wanted != "auto" and dtype_name(wanted) != "bfloat16":
         raise BadParameter(

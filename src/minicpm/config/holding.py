@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from minicpm.config.dtypes import BITS, BYTES
+from minicpm.config.dtypes import BITS, BYTES, ROUNDED_HEADS
 from minicpm.config.feed_forwards import Dense, FeedForward, MoE
 from minicpm.config.heads import NextToken
 from minicpm.config.mixers import GQA, MLA, InfLLM, Lightning, Mixer
@@ -31,26 +31,29 @@ def rounded_bytes(shape: Shape, bits: int, scale_bytes: int = BYTES["bfloat16"])
 
 
 def held_bytes(config: ModelConfig, dtype: str, weights: str = "plain") -> int:
-    """Bytes of all weights held this way, what is not rounded as `dtype`; of "packed" ones about."""
+    """Bytes of all weights held this way, what is not rounded as `dtype`; about those of ternary models."""
     plain = parameter_count(config) * BYTES[dtype]
     if weights == "plain":
         return plain
     inner = list(_matrices(config))
-    if weights == "packed":
-        return plain - sum(int(o * i * (BYTES[dtype] - _TERNARY_BITS / 8)) for o, i in inner)
+    head = head_saving(config, dtype, weights)
+    if weights not in BITS:
+        return plain - head - sum(int(o * i * (BYTES[dtype] - _TERNARY_BITS / 8)) for o, i in inner)
     saved = [_saved(shape, BITS[weights], dtype) for shape in inner]
-    head = _saved((config.vocab, config.hidden), HEAD_BITS, dtype) if _has_head(config) else 0
-    return plain - sum(saved) - head + absorbed_bytes(config, dtype)
+    return plain - head - sum(saved) + absorbed_bytes(config, dtype)
+
+
+def head_saving(config: ModelConfig, dtype: str, weights: str) -> int:
+    """Bytes that the matrix that makes logits, if there is one, takes less than plain."""
+    if weights not in ROUNDED_HEADS or not isinstance(config.head, NextToken):
+        return 0
+    return _saved((config.vocab, config.hidden), HEAD_BITS, dtype)
 
 
 def absorbed_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of the matrices that latent attention needs decoded, beside their codes."""
     latent = [layer.mixer for layer in config.layers if isinstance(layer.mixer, MLA)]
     return BYTES[dtype] * sum(m.kv_rank * m.heads * (m.nope + m.value) for m in latent)
-
-
-def _has_head(config: ModelConfig) -> bool:
-    return isinstance(config.head, NextToken)
 
 
 def _saved(shape: Shape, bits: int, dtype: str) -> int:

@@ -177,6 +177,7 @@ def load(
     `sparse` "on" lets long sequences attend to chosen blocks (InfLLM-V2) whatever the checkpoint says, "off"
     to all there is. `threads` are those of the native kernels, one per physical core unless said.
     `weights` "packed" holds ternary ones (BitCPM4) in about two bits each: less memory, the same answers.
+    "ternary" rounds the head to 8 bits besides, which is sooner.
     "int8" and "int4" round the weights of any model while loading, to 8 or 4 bits with a scale per group,
     and its head to 8: a half or a third of the memory, and slightly other answers, sooner.
     All errors are MiniCPMErrors.
