@@ -13,8 +13,10 @@ from minicpm.layers.block import Block
 from minicpm.layers.fused import stack
 from minicpm.layers.mlp import MLP
 from minicpm.layers.norm import RMSNorm
+from minicpm.layers.quant_linear import QuantLinear
 from minicpm.layers.step import Step
 from minicpm.ops.backend import REFERENCE, TORCH
+from minicpm.ops.quant_tensor import QuantTensor, Scheme, pack_codes
 from minicpm.ops.rope import rope_angles
 
 HIDDEN = 24
@@ -62,8 +64,8 @@ def step_for(mixer, lengths, ops):
     )
 
 
-def stream(lengths):
-    return torch.randn(sum(lengths), HIDDEN, generator=torch.Generator().manual_seed(1))
+def stream(lengths, width=HIDDEN):
+    return torch.randn(sum(lengths), width, generator=torch.Generator().manual_seed(1))
 
 
 def run_with_gradients(mixer, lengths, ops):
@@ -168,3 +170,31 @@ def test_fusing_keeps_rows_in_order():
 def test_a_norm_starts_as_identity_on_unit_vectors():
     x = torch.ones(2, 16)
     assert torch.allclose(RMSNorm(16, 1e-12)(x, TORCH), x)
+
+
+def packed_projection(out, bits, *, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 2**bits, (out, 32), generator=generator)
+    scales = torch.rand(out, 1, generator=generator).to(dtype)
+    return QuantLinear(QuantTensor(pack_codes(codes, bits), scales, None, Scheme(bits, 32)))
+
+
+def test_projections_packed_in_different_bits_are_fused_in_the_widest():
+    mlp = MLP(32, Dense(40))
+    mlp.gate_proj, mlp.up_proj = packed_projection(40, 3), packed_projection(40, 8)
+    x = stream([5], 32)
+    before = mlp(x)
+    mlp.prepare()
+    assert mlp.fused.scheme.bits == 8
+    assert torch.allclose(mlp(x), before, atol=1e-6)
+    assert mlp.gate_proj.packed.codes.data_ptr() == mlp.fused.codes.data_ptr()
+
+
+def test_projections_that_no_one_matrix_holds_stay_apart():
+    mlp = MLP(32, Dense(40))
+    mlp.gate_proj = packed_projection(40, 4)
+    x = stream([5], 32)
+    before = mlp(x)
+    mlp.prepare()
+    assert mlp.fused is None
+    assert torch.equal(mlp(x), before)

@@ -1,13 +1,23 @@
 """Packed matrices decode to exactly the numbers their codes and scales stand for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from minicpm.ops.linear import linear, reference
 from minicpm.ops.linear.cpu import decode_by_byte
-from minicpm.ops.quant_tensor import QuantTensor, Scheme, decode, joined, pack_codes, unpack_codes
+from minicpm.ops.quant_tensor import (
+    QuantTensor,
+    Scheme,
+    can_join,
+    decode,
+    joined,
+    pack_codes,
+    unpack_codes,
+)
 
-EVERY_WIDTH = pytest.mark.parametrize("bits", [1, 2, 4, 8])
+EVERY_WIDTH = pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 
 
 def random_codes(rows, columns, bits, seed=0):
@@ -80,9 +90,47 @@ def test_joined_matrices_decode_as_each_alone_and_rows_give_them_back(symmetric)
     assert whole.rows(4, 5).codes.untyped_storage().data_ptr() == whole.codes.untyped_storage().data_ptr()
 
 
-def test_matrices_of_different_schemes_are_not_joined():
-    with pytest.raises(AssertionError, match="one scheme"):
-        joined([quantised(2, symmetric=True), quantised(4, symmetric=True)])
+@pytest.mark.parametrize("kinds", [[(2, True), (4, True)], [(3, False), (8, True)], [(4, True), (4, False)]])
+@pytest.mark.parametrize("groups", [(6, 6), (6, 4)])
+def test_matrices_of_different_schemes_are_joined_in_one_that_holds_all(kinds, groups):
+    parts = [
+        quantised(bits, symmetric=symmetric, group=group, groups=12 // group, seed=bits)
+        for (bits, symmetric), group in zip(kinds, groups, strict=True)
+    ]
+    assert can_join(parts)
+    whole = joined(parts)
+    assert whole.scheme.bits == max(bits for bits, _ in kinds)
+    assert torch.equal(decode(whole), torch.cat([decode(part) for part in parts]))
+
+
+def test_what_no_one_scheme_holds_is_not_joined():
+    first, other = quantised(4, symmetric=True), quantised(8, symmetric=True, dtype=torch.bfloat16)
+    assert not can_join([first, other])
+    with pytest.raises(AssertionError, match="different kinds"):
+        joined([first, other])
+
+
+def with_offsets(dtype=torch.float16):
+    weight = quantised(4, symmetric=False, dtype=dtype)
+    offsets = -weight.zeros
+    return replace(weight, zeros=None, offsets=offsets, result=torch.bfloat16)
+
+
+def test_offsets_are_added_to_scaled_codes():
+    weight = with_offsets()
+    codes = unpack_codes(weight.codes, 4, 18).unflatten(1, (3, 6)).float()
+    exact = codes * weight.scales.float()[..., None] + weight.offsets.float()[..., None]
+    assert weight.dtype == torch.bfloat16
+    assert torch.equal(decode(weight), exact.flatten(1).bfloat16())
+    assert torch.equal(decode_by_byte(weight), decode(weight))
+    whole = joined([weight.rows(0, 2), weight.rows(2, 5)])
+    assert torch.equal(decode(whole), decode(weight))
+    assert whole.nbytes == weight.nbytes == 5 * 9 + 2 * 5 * 3 * 2
+
+
+def test_scales_may_be_of_another_dtype_than_the_matrix():
+    weight = replace(quantised(4, symmetric=True, dtype=torch.float16), result=torch.bfloat16)
+    assert torch.equal(decode_by_byte(weight), decode(replace(weight, result=torch.float32)).bfloat16())
 
 
 def test_the_bytes_are_those_of_all_parts():

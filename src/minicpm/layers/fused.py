@@ -10,26 +10,36 @@ from minicpm.layers.native_linear import held_natively
 from minicpm.layers.quant_linear import QuantLinear
 from minicpm.ops.backend import Backend
 from minicpm.ops.linear import Weight, linear
-from minicpm.ops.quant_tensor import QuantTensor, joined
+from minicpm.ops.quant_tensor import QuantTensor, can_join, joined
 
 
-def fuse(parent: nn.Module, names: Sequence[str], backend: Backend, *, gated: bool = False) -> Weight:
+def fuse(parent: nn.Module, names: Sequence[str], backend: Backend, *, gated: bool = False) -> Weight | None:
     """The weights of these projections under each other, [sum of out, in], as the backend wants them.
 
     Each module's weight becomes a view of the result: nothing is held twice, and `state_dict` still shows the
-    published names. `gated` says that the second is multiplied with an activation of the first.
+    published names. `gated` says that the second is multiplied with an activation of the first. None where no
+    one matrix holds them, as where some are packed and some are not; each then is by itself.
     """
     if backend.runtime is not None:
         native = held_natively(parent, names, backend.runtime, interleaved=gated)
         if native is not None:
             return native
-    return stack([parent.get_submodule(name) for name in names])
+    linears = [parent.get_submodule(name) for name in names]
+    if _alike(linears):
+        return stack(linears)
+    hold(parent, names, backend)
+    return None
 
 
 def hold(parent: nn.Module, names: Sequence[str], backend: Backend) -> None:
     """Let these projections, each by itself, be held as the backend wants them."""
     for name in names if backend.runtime is not None else ():
         held_natively(parent, [name], backend.runtime)
+
+
+def _alike(linears: Sequence[nn.Module]) -> bool:
+    packed = [projection.packed for projection in linears if isinstance(projection, QuantLinear)]
+    return not packed or (len(packed) == len(linears) and can_join(packed))
 
 
 def stack(linears: Sequence[nn.Module]) -> Weight:

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from minicpm.layers.quant_linear import QuantLinear
 from minicpm.ops.linear.cpu import decode_by_byte
-from minicpm.ops.quant_tensor import QuantTensor
 
 
 class QuantEmbedding(QuantLinear):
@@ -16,5 +15,5 @@ class QuantEmbedding(QuantLinear):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [T] to [T, D], decoded."""
         flat = ids.flatten()
-        rows = QuantTensor(self.codes[flat], self.scales[flat], None, self.scheme)
+        rows = self.packed.each(lambda part: part[flat])
         return decode_by_byte(rows).unflatten(0, ids.shape)

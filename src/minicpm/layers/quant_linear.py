@@ -19,19 +19,19 @@ class QuantLinear(nn.Module):
     codes: Tensor
     scales: Tensor
     zeros: Tensor | None
+    offsets: Tensor | None
 
     def __init__(self, weight: QuantTensor) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.scheme = weight.scheme
-        self.register_buffer("codes", weight.codes, persistent=False)
-        self.register_buffer("scales", weight.scales, persistent=False)
-        self.register_buffer("zeros", weight.zeros, persistent=False)
+        self.scheme, self.result = weight.scheme, weight.result
+        for name in ("codes", "scales", "zeros", "offsets"):
+            self.register_buffer(name, getattr(weight, name), persistent=False)
 
     @property
     def packed(self) -> QuantTensor:
         """The weight as it is held."""
-        return QuantTensor(self.codes, self.scales, self.zeros, self.scheme)
+        return QuantTensor(self.codes, self.scales, self.zeros, self.scheme, self.offsets, self.result)
 
     @property
     def weight(self) -> Tensor:
@@ -39,9 +39,11 @@ class QuantLinear(nn.Module):
         return decode_by_byte(self.packed)
 
     def hold(self, weight: QuantTensor) -> None:
-        """Hold this one instead, of the same shape and scheme."""
-        assert (weight.shape, weight.scheme) == (self.packed.shape, self.scheme)
-        self.codes, self.scales, self.zeros = weight.codes, weight.scales, weight.zeros
+        """Hold this one instead, of the same shape and dtype."""
+        assert (weight.shape, weight.dtype) == (self.packed.shape, self.packed.dtype)
+        self.scheme, self.result = weight.scheme, weight.result
+        self.codes, self.scales = weight.codes, weight.scales
+        self.zeros, self.offsets = weight.zeros, weight.offsets
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] to [..., O]."""

@@ -1,10 +1,13 @@
 """Products with packed matrices equal those with the weights they stand for, in every format and number."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from minicpm.ops.native.matrix import NativeMatrix, pack, why_not
 from minicpm.ops.native.runtime import Runtime
+from minicpm.ops.native.unpack import unpacked
 from minicpm.ops.quant_tensor import QuantTensor, Scheme, decode, pack_codes
 
 ROWS = [1, 2, 3, 5, 8, 11, 12, 13, 25, 40, 200]
@@ -84,6 +87,52 @@ def test_a_packed_matrix_comes_back_as_it_was(isa, scheme):
     assert torch.equal(matrix.gather(ids), matrix.decoded()[ids].bfloat16())
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=NAMES)
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rows_of_a_packed_matrix_are_given_back_code_by_code(isa, scheme, interleaved):
+    weight = quantized(scheme, 140, 256)
+    matrix = pack([weight.rows(0, 70), weight.rows(70, 140)], runtime(isa), interleaved=interleaved)
+    back = unpacked(matrix, 70, 140)
+    assert back.scheme == weight.scheme
+    assert torch.equal(back.codes, weight.codes[70:])
+    assert torch.equal(back.scales, weight.scales[70:].float())
+    assert (back.zeros is None) == scheme.symmetric
+    if not scheme.symmetric:
+        assert torch.equal(back.zeros, weight.zeros[70:])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_codes_of_three_bits_are_multiplied_as_four(isa, symmetric):
+    weight = quantized(Scheme(3, 64, symmetric=symmetric), 70, 256)
+    matrix, x = pack([weight], runtime(isa)), normal(3, 256)
+    assert matrix.bits == 4
+    assert torch.equal(matrix.decoded().double(), exact(weight))
+    assert error(matrix(x, torch.float32), rounded(x, 64) @ exact(weight).T) < FLOAT32
+
+
+def test_matrices_of_different_schemes_become_one(isa):
+    parts = [quantized(Scheme(4, 64), 40, 256), quantized(Scheme(8, 32, symmetric=False), 30, 256)]
+    assert why_not(parts) is None
+    both = pack(parts, runtime(isa))
+    assert torch.equal(both.decoded().double(), torch.cat([exact(part) for part in parts]))
+
+
+def test_rows_are_given_back_in_groups_of_the_kernels(isa):
+    weight = quantized(Scheme(8, 1024), 40, 2048)
+    back = unpacked(pack([weight], runtime(isa)), 0, 40)
+    assert back.scheme == Scheme(8, 128)
+    assert torch.equal(decode(back).double(), exact(weight))
+
+
+@pytest.mark.parametrize("shape", [(200, 256), (33, 30), (1, 2), (64, 1026)])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rows_of_bfloat16_are_given_back_bit_by_bit(isa, shape, interleaved):
+    first, second = normal(*shape, seed=1).bfloat16(), normal(*shape, seed=2).bfloat16()
+    matrix = pack([first, second], runtime(isa), interleaved=interleaved)
+    assert torch.equal(unpacked(matrix, 0, len(first)), first)
+    assert torch.equal(unpacked(matrix, len(first), 2 * len(first)), second)
+
+
 @pytest.mark.parametrize("shape", [(200, 256), (33, 30), (1, 2), (64, 1026)])
 def test_a_bfloat16_product_is_exact_up_to_the_order_of_sums(isa, shape):
     weight = normal(*shape).bfloat16()
@@ -147,3 +196,5 @@ def test_formats_that_no_kernel_knows_are_named(isa):
     assert "1 bits" in why_not([quantized(Scheme(1, 32), 4, 64)])
     assert "multiple" in why_not([quantized(Scheme(4, 16), 4, 64)])
     assert why_not([quantized(Scheme(4, 1024), 4, 2048)]) is None
+    shifted = quantized(Scheme(4, 32, symmetric=False), 4, 64)
+    assert "offsets" in why_not([replace(shifted, zeros=None, offsets=shifted.scales)])

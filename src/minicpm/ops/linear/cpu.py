@@ -27,7 +27,7 @@ def decode_by_byte(weight: QuantTensor) -> Tensor:
 
     code - 2^(bits - 1) is exact in every dtype, so the product with the scale is rounded once here too.
     """
-    if weight.zeros is not None:
+    if not weight.scheme.symmetric or 8 % weight.scheme.bits or weight.scales.dtype != weight.dtype:
         return decode(weight)
     table = _numbers(weight.scheme.bits, weight.dtype, weight.codes.device)
     rows = nn.functional.embedding(weight.codes.int(), table).flatten(1)[:, : weight.shape[1]]

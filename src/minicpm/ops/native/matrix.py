@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import torch
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from minicpm.ops.native import required
 from minicpm.ops.native.runtime import Runtime
-from minicpm.ops.quant_tensor import QuantTensor, joined
+from minicpm.ops.quant_tensor import QuantTensor, can_join, joined, pack_codes, unpack_codes
 
 BLOCK, PANEL = 16, 32
 GROUPS = (128, 64, 32)
 """Columns per scale that the kernels know."""
-_FORMATS = {8: 1, 4: 2, 2: 3}  # by bits per code; bfloat16 is 0
+_FORMATS = {8: 1, 4: 2, 3: 2, 2: 3}  # by bits per code; bfloat16 is 0
 _KEPT = -2  # in an order: the output stays as it is
 _STORE, _ROUND = 0, 1  # what becomes of a product: float32 or bfloat16
 LAYOUT = 1
@@ -98,7 +99,7 @@ class NativeMatrix:
                 slots,
                 1.0,
             )
-        return (out if self.in_order else out[:, self._places()]).unflatten(0, x.shape[:-1])
+        return (out if self.in_order else out[:, self.places()]).unflatten(0, x.shape[:-1])
 
     def decoded(self) -> Tensor:
         """The matrix as the kernels multiply with it, float32 [O, I]."""
@@ -128,15 +129,15 @@ class NativeMatrix:
         self.handle.gather(index.data_ptr(), len(index), out.data_ptr())
         return out
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> NativeMatrix:
-        return self
-
-    def _places(self) -> Tensor:
-        """The slot of every row."""
+    def places(self) -> Tensor:
+        """The output slot of every row, int64 [O]."""
         places = torch.empty(self.shape[0], dtype=torch.int64)
         filled = self.order >= 0
         places[self.order[filled].long()] = torch.arange(len(self.order))[filled]
         return places
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NativeMatrix:
+        return self
 
 
 Part = Tensor | QuantTensor
@@ -149,10 +150,18 @@ def why_not(parts: Sequence[Part]) -> str | None:
         if any(part.dtype != torch.bfloat16 for part in parts):
             return f"its weights are {str(first.dtype).removeprefix('torch.')}, and the kernels know bfloat16"
         return f"{first.shape[1]} inputs are an odd number" if first.shape[1] % 2 else None
-    if first.scheme.bits not in _FORMATS:
-        return f"there are no kernels for {first.scheme.bits} bits"
-    if _group(first) is None:
-        return f"groups of {first.scheme.group} columns are not a multiple of {GROUPS[-1]}"
+    return _why_not_codes([part for part in parts if isinstance(part, QuantTensor)])
+
+
+def _why_not_codes(packed: Sequence[QuantTensor]) -> str | None:
+    if not can_join(packed):
+        return "no one scheme holds its matrices"
+    if any(part.scheme.bits not in _FORMATS for part in packed):
+        return f"there are no kernels for {min(part.scheme.bits for part in packed)} bits"
+    if packed[0].offsets is not None:
+        return "its groups have offsets that are no codes"
+    if (group := gcd(*(part.scheme.group for part in packed))) % GROUPS[-1]:
+        return f"groups of {group} columns are not a multiple of {GROUPS[-1]}"
     return None
 
 
@@ -199,7 +208,7 @@ def _pack_plain(weight: Tensor, interleaved: bool, runtime: Runtime) -> NativeMa
 def _pack_codes(weight: QuantTensor, interleaved: bool, runtime: Runtime) -> NativeMatrix:
     scales = weight.scales.float().contiguous()
     zeros = None if weight.zeros is None else weight.zeros.to(torch.uint8).contiguous()
-    codes = weight.codes.contiguous()
+    codes = _wider(weight).contiguous() if weight.scheme.bits == 3 else weight.codes.contiguous()
     group = _group(weight)
     assert group is not None, "why_not was not asked"
     factor = required().scale_factor(scales.data_ptr(), scales.numel())
@@ -218,6 +227,12 @@ def _pack_codes(weight: QuantTensor, interleaved: bool, runtime: Runtime) -> Nat
         matrix.order.data_ptr(),
     )
     return matrix
+
+
+def _wider(weight: QuantTensor) -> Tensor:
+    """Codes of 3 bits as those of 4 that stand for the same numbers."""
+    codes = unpack_codes(weight.codes, 3, weight.shape[1])
+    return pack_codes(codes + 4 if weight.scheme.symmetric else codes, 4)
 
 
 def _group(weight: QuantTensor) -> int | None:
