@@ -1,6 +1,6 @@
 """Opens a local model folder as a lazy, read-only checkpoint; only small files and headers are read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from minicpm.checkpoint.files import (
     shown,
 )
 from minicpm.checkpoint.header import TensorInfo
+from minicpm.checkpoint.packed_source import PackedSource
 from minicpm.checkpoint.shards import read_tensors
 from minicpm.errors import NotACheckpoint
 
@@ -47,24 +48,30 @@ COMPANIONS = (
 class Checkpoint:
     """A model folder whose small files were read and whose weight headers were checked.
 
-    `tensors` maps published names to where they lie; nothing of them is in memory. `auto_map` and Python
-    files of the folder are data here and are never imported.
+    `tensors` maps published names to where they lie, and `packed` the names of matrices that are held in
+    codes ("model.layers.0.mlp.up_proj.weight"); nothing of them is in memory. `auto_map` and Python files of
+    the folder are data here and are never imported.
     """
 
     path: Path
     raw_config: dict[str, Any] = field(repr=False)
     generation: dict[str, Any] = field(repr=False)
     tensors: Mapping[str, TensorInfo] = field(repr=False)
+    packed: Mapping[str, PackedSource] = field(default_factory=dict, repr=False)
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all tensors as stored."""
-        return sum(info.nbytes for info in self.tensors.values())
+        return sum(info.nbytes for info in self._stored())
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The weight files, sorted by name."""
-        return tuple(sorted({info.file for info in self.tensors.values()}))
+        return tuple(sorted({info.file for info in self._stored()}))
+
+    def _stored(self) -> Iterator[TensorInfo | PackedSource]:
+        yield from self.tensors.values()
+        yield from self.packed.values()
 
     def read(self, name: str) -> "Tensor":
         """A new CPU tensor with the stored dtype and shape; raises KeyError for a name not in `tensors`."""

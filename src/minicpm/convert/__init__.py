@@ -1,0 +1,1 @@
+"""Turns one checkpoint into another: quantized, in another format, or for another program."""
