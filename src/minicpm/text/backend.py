@@ -37,6 +37,9 @@ def from_json(text: str, origin: str) -> Backend:
 
 def check_ids(backend: Backend, path: Path) -> None:
     """Raises TokenizerError where two tokens share an id."""
+    model, count = backend.model, backend.get_vocab_size(with_added_tokens=False)
+    if all(model.id_to_token(number) is not None for number in range(count)):
+        return  # as many ids as tokens; a table of them would stay in the process's memory
     ids = Counter(backend.get_vocab(with_added_tokens=False).values())
     shared = sorted(number for number, count in ids.items() if count > 1)
     if shared:
