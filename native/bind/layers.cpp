@@ -108,6 +108,8 @@ void bind_stack(nb::module_& module) {
           nb::keep_alive<1, 2>(), nb::arg("attention"), nb::arg("heads"), nb::arg("width"), nb::arg("k"),
           nb::arg("v"), nb::arg("unrotated"), nb::arg("compressed"))
       .def("feed", &Stack::feed, nb::keep_alive<1, 2>(), nb::arg("mlp"))
+      .def("feed_active", &Stack::feed_active, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::arg("mlp"),
+           nb::arg("neurons"), nb::arg("rows"))
       .def(
           "run",
           [](const Stack& stack, Pool& pool, Scratch& scratch, Address h, const Step& step) {

@@ -32,12 +32,12 @@ void bind_neurons(nb::module_& module) {
           nb::arg("residual_scale"))
       .def(
           "run",
-          [](const Neurons& op, Pool& pool, Scratch& scratch, Address h, int rows) {
+          [](Neurons& op, Pool& pool, Scratch& scratch, Address h, int rows) {
             nb::gil_scoped_release released;
-            return op.run(pool, scratch, at<uint16_t>(h), rows);
+            op.run(pool, scratch, at<uint16_t>(h), rows);
           },
-          nb::arg("pool"), nb::arg("scratch"), nb::arg("h"), nb::arg("rows"),
-          "Adds to bfloat16 rows in place; how many neurons were active in all of them together.");
+          nb::arg("pool"), nb::arg("scratch"), nb::arg("h"), nb::arg("rows"), "Adds to bfloat16 rows in place.")
+      .def_prop_ro("active", &Neurons::active, "Neurons active in the last run, in all of its rows together.");
 }
 
 }  // namespace minicpm

@@ -77,7 +77,7 @@ int Neurons::row(Team& team, const Room& room, uint16_t* h) const {
   return count;
 }
 
-int64_t Neurons::run(Pool& pool, Scratch& scratch, uint16_t* h, int rows) const {
+void Neurons::run(Pool& pool, Scratch& scratch, uint16_t* h, int rows) {
   Frame measure;
   Room(measure, *this, pool.threads());
   const auto held = scratch.hold();
@@ -91,7 +91,7 @@ int64_t Neurons::run(Pool& pool, Scratch& scratch, uint16_t* h, int rows) const 
       if (team.index == 0) active += count;
     }
   });
-  return active;
+  active_ = active;
 }
 
 }  // namespace minicpm

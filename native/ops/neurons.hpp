@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -21,8 +22,11 @@ class Neurons {
   Neurons(std::vector<float> norm, float eps, const Matrix& gate, const NeuronRows& up, const NeuronRows& down,
           float threshold, float residual_scale);
 
-  // Row after row; how many neurons were active in all of them together.
-  int64_t run(Pool& pool, Scratch& scratch, uint16_t* h, int rows) const;
+  // Row after row.
+  void run(Pool& pool, Scratch& scratch, uint16_t* h, int rows);
+
+  // How many neurons were active in the last run, in all of its rows together.
+  int64_t active() const { return active_; }
 
  private:
   struct Room;
@@ -33,6 +37,7 @@ class Neurons {
   Matrix gate_;
   NeuronRows up_, down_;
   float threshold_, residual_scale_;
+  std::atomic<int64_t> active_{0};
 };
 
 }  // namespace minicpm

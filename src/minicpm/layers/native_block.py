@@ -31,8 +31,8 @@ class NativeMLP:
         assert isinstance(gate_up, NativeMatrix), "can_mlp was not asked"
         assert isinstance(down, NativeLinear), "can_mlp was not asked"
         act, gain = mlp.config.act, _gain(norm)  # copied by what is made here
-        self._runtime = runtime
-        self._mlp = required().Mlp(
+        self.runtime = runtime
+        self.handle: Any = required().Mlp(
             norm=gain.data_ptr(),
             eps=norm.eps,
             gate_up=gate_up.handle,
@@ -44,11 +44,11 @@ class NativeMLP:
 
     def append_to(self, stack: Any) -> None:
         """Let a native stack do this next."""
-        stack.feed(self._mlp)
+        stack.feed(self.handle)
 
     def __call__(self, h: Tensor) -> None:
         """Adds to h."""
-        self._mlp.run(self._runtime.pool, self._runtime.scratch, h.data_ptr(), len(h))
+        self.handle.run(self.runtime.pool, self.runtime.scratch, h.data_ptr(), len(h))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeMLP:
         return self

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from minicpm.cache import Cache
 from minicpm.layers.block import Block
 from minicpm.layers.native_block import NativeAttention, NativeMLP
+from minicpm.layers.native_neurons import NativeSparseMLP
 from minicpm.layers.step import Step
 from minicpm.ops.native import required
 from minicpm.ops.native.runtime import Runtime
 
-Halves = tuple[NativeAttention, NativeMLP]
+Halves = tuple[NativeAttention, NativeMLP | NativeSparseMLP]
 
 
 class NativeStack:

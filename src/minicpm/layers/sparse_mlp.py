@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from minicpm.errors import BadParameter
 from minicpm.layers.mlp import MLP
 from minicpm.ops.sparse_ffn import gated_sum
 
@@ -14,19 +13,19 @@ class SparseMLP(MLP):
 
     _skip_up_to = 0
 
+    def why_not_skip(self) -> str | None:
+        """Why no neurons can be left out; None when some can."""
+        return None if self._plain() else "its weights are packed or have adapters"
+
     @torch.no_grad()
     def skip_inactive(self, rows: int) -> None:
         """From here on, leave inactive neurons out of forwards of up to `rows` rows; inference only.
 
         Those rows are summed in another order than those of larger forwards, and may differ from them by
-        rounding. Down's weight is kept with one neuron per row; `state_dict` does not show it. Raises
-        BadParameter when a projection is packed or has an adapter.
+        rounding. Down's weight is kept with one neuron per row; `state_dict` does not show it. `why_not_skip`
+        must know no reason.
         """
-        if not self._plain():
-            raise BadParameter(
-                "Neurons can only be left out of plain weights, and these are packed or have adapters. Load "
-                "plain weights, and ask for it before adapters are added."
-            )
+        assert self._plain(), "why_not_skip was not asked"
         self._skip_up_to = rows
         by_neuron = self.down_proj.weight.t().contiguous()
         self.down_proj.weight = nn.Parameter(by_neuron.t(), requires_grad=False)

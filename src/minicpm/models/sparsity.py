@@ -70,21 +70,30 @@ def skip_inactive(decoder: Trunk, *, rows: int = 1) -> None:
     """Read the weights of active neurons only, in forwards of up to `rows` rows, as decoding one text is.
 
     The result is exact, but summed in another order than larger forwards sum: a text may be continued
-    differently alone and in a batch, where two tokens are almost equally likely. Raises BadParameter for a
-    model whose activation gives no exact zeros, that is not prepared, or whose weights are not plain.
+    differently alone and in a batch, where two tokens are almost equally likely. The native backend copies
+    the feed-forwards' weights for it, bfloat16 or in 8 bits, and holds their bytes twice from then on; once
+    the model is prepared anew, as when an adapter is merged, all neurons are read until this is asked again.
+    Raises BadParameter, and changes nothing, for a model whose activation gives no exact zeros, that is not
+    prepared, or whose weights cannot be read by neuron.
     """
-    parts = [block.mlp for block in decoder.model.layers]
-    if not all(isinstance(part, SparseMLP) for part in parts):
+    _require_skippable(decoder)
+    for block in decoder.model.layers:
+        block.skip_inactive(rows)
+    decoder.restack()
+
+
+def _require_skippable(decoder: Trunk) -> None:
+    blocks = list(decoder.model.layers)
+    if not all(isinstance(block.mlp, SparseMLP) for block in blocks):
         raise BadParameter(
             "This model's feed-forwards use silu, which leaves no neuron at exactly zero, so none can be "
             "skipped. Models with fatrelu (MiniCPM-S) can."
         )
     if not decoder.prepared:
         raise BadParameter("Neurons are skipped by a prepared model only. Call prepare() before.")
-    if decoder.backend.runtime is not None:
-        raise BadParameter(
-            "Neurons are left out by the torch backend only, and this model's weights are held by the native "
-            'one. Load it with backend="torch".'
-        )
-    for part in parts:
-        part.skip_inactive(rows)
+    for index, block in enumerate(blocks):
+        if (reason := block.why_not_skip()) is not None:
+            raise BadParameter(
+                f"No neurons can be left out of layer {index}: {reason}. Load plain weights, or 8-bit ones "
+                "for the native backend, and ask for this before adapters are added."
+            )

@@ -135,8 +135,12 @@ class Trunk(nn.Module):
             block.prepare(self.backend)
             if self.backend.runtime is not None:  # or weights would be held twice by the last block
                 give_back()
-        if self.backend.runtime is not None:
-            self._stack = NativeStack.of(self.model.layers, self.backend.runtime)
+        self.restack()
+
+    def restack(self) -> None:
+        """Make anew what does all blocks in one call, as is due when a block has changed how it is run."""
+        runtime = self.backend.runtime
+        self._stack = None if runtime is None else NativeStack.of(self.model.layers, runtime)
 
     @property
     def unused(self) -> frozenset[str]:

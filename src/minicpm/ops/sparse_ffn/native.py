@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,21 +18,47 @@ _COLUMNS = 64  # of down that are interleaved together
 _BFLOAT16, _INT8 = 0, 1
 
 
-def why_not(gate: Part, up: Part, down: Part) -> str | None:
-    """Why these matrices, down [D, I], cannot be read by neuron; None when they can."""
+Held = Part | NativeMatrix
+"""A matrix as it was loaded, or as a prepared model holds it."""
+
+
+class _Codes(NamedTuple):
+    """What the codes of a matrix are."""
+
+    bits: int
+    group: int
+    zeros: bool
+
+
+def why_not(gate: Held, up: Held, down: Held) -> str | None:
+    """Why these matrices, down [D, I], cannot be read by neuron; None when they can.
+
+    Gate and up may be one native matrix of both.
+    """
     parts = (gate, up, down)
-    if len({type(part) for part in parts}) > 1:
-        return "some of its matrices are packed and others are not"
-    if (reason := next(filter(None, (why_not_packed([part]) for part in parts)), None)) is not None:
+    loaded = [part for part in parts if not isinstance(part, NativeMatrix)]
+    if (reason := next(filter(None, (why_not_packed([part]) for part in loaded)), None)) is not None:
         return reason
-    packed = [part for part in parts if isinstance(part, QuantTensor)]
-    if not packed:
+    codes = [found for part in parts if (found := _codes_of(part)) is not None]
+    if not codes:
         return None
-    if any(part.scheme.bits != 8 or part.zeros is not None for part in packed):
+    if len(codes) < len(parts):
+        return "some of its matrices are packed and others are not"
+    if any(found.bits != 8 or found.zeros for found in codes):
         return "single neurons are read of bfloat16 and of symmetric codes of 8 bits"
-    if len({part.scheme.group for part in packed}) > 1 or packed[0].scheme.group not in GROUPS:
+    if len({found.group for found in codes}) > 1 or codes[0].group not in GROUPS:
         return f"its scales are not all for groups of the same of {GROUPS}"
     return f"{down.shape[0]} outputs are not a multiple of {_COLUMNS}" if down.shape[0] % _COLUMNS else None
+
+
+def _codes_of(part: Held) -> _Codes | None:
+    """None for bfloat16."""
+    match part:
+        case NativeMatrix(description=held):
+            return None if part.bits == 16 else _Codes(part.bits, held.group, held.zeros)
+        case QuantTensor():
+            return _Codes(part.scheme.bits, part.scheme.group, part.zeros is not None)
+    return None
 
 
 class NativeNeurons:
@@ -40,7 +66,7 @@ class NativeNeurons:
 
     Exact: a neuron whose gate is zero adds exactly zero, so this multiplies the same numbers as the kernels
     of the dense form and adds them in another order in float32. `gate` is packed unless it is a native matrix
-    already; up and down are copied into the runtime's arena, a row per neuron.
+    already; up and down are copied into the runtime's arena, a row per neuron, and take their bytes again.
     """
 
     def __init__(
@@ -57,9 +83,8 @@ class NativeNeurons:
     ) -> None:
         self.runtime = runtime
         self.gate = gate if isinstance(gate, NativeMatrix) else pack([gate], runtime)
-        self.active = 0  # neurons in the last forward, of all its rows together
         weight = norm.float().contiguous()
-        self._handle: Any = required().Neurons(
+        self.handle: Any = required().Neurons(
             weight.data_ptr(),
             eps,
             self.gate.handle,
@@ -73,7 +98,12 @@ class NativeNeurons:
         """Adds to h [T, D] bfloat16 in place, row after row; sensible for few."""
         assert h.dtype == torch.bfloat16, "rows are bfloat16"
         assert h.is_contiguous(), "rows are contiguous"
-        self.active = self._handle.run(self.runtime.pool, self.runtime.scratch, h.data_ptr(), len(h))
+        self.handle.run(self.runtime.pool, self.runtime.scratch, h.data_ptr(), len(h))
+
+    @property
+    def active(self) -> int:
+        """Neurons that were active in the last forward, in all of its rows together."""
+        return self.handle.active
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeNeurons:
         return self
