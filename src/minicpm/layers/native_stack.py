@@ -28,6 +28,7 @@ class NativeStack:
         self._runtime = runtime
         # What knows the addresses of a cache, and for how many pages: a cache that grows moves.
         self._stacks: WeakKeyDictionary[Cache, tuple[int, Any]] = WeakKeyDictionary()
+        self._reads: WeakKeyDictionary[Cache, bool] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, blocks: nn.ModuleList, runtime: Runtime) -> NativeStack | None:
@@ -48,7 +49,9 @@ class NativeStack:
 
     def reads(self, cache: Cache) -> bool:
         """Whether a cache keeps all layers in pages of the kernels."""
-        return all(mixer.reads(cache) for mixer, _ in self._halves)
+        if cache not in self._reads:
+            self._reads[cache] = all(mixer.reads(cache) for mixer, _ in self._halves)
+        return self._reads[cache]
 
     def __call__(self, h: Tensor, step: Step, rows: Tensor | None) -> Tensor:
         """h [T, D], which is written over, or its `rows` [R, D], after all blocks."""
