@@ -20,11 +20,6 @@ std::vector<float> floats(Address address, int64_t count) {
   return {p, p + count};
 }
 
-KvPages pages(int heads, int width, Address k, Address v, Address unrotated) {
-  return {KvFormat::bf16, heads, width, {at<uint8_t>(k), nullptr}, {at<uint8_t>(v), nullptr},
-          {at<uint8_t>(unrotated), nullptr}};
-}
-
 void bind_step(nb::module_& module) {
   nb::class_<Step>(module, "Step", "Rotary angles and segments of one forward; its maker keeps both alive.")
       .def(
@@ -86,14 +81,12 @@ void bind_attention_layer(nb::module_& module) {
           nb::arg("residual_scale"))
       .def(
           "run",
-          [](const AttentionLayer& layer, Pool& pool, Scratch& scratch, Address h, const Step& step, int heads,
-             int width, Address k, Address v, Address unrotated, Address compressed) {
+          [](const AttentionLayer& layer, Pool& pool, Scratch& scratch, Address h, const Step& step,
+             const KvPages& kv, Address compressed) {
             nb::gil_scoped_release released;
-            layer.run(pool, scratch, at<uint16_t>(h), step, pages(heads, width, k, v, unrotated),
-                      at<uint16_t>(compressed));
+            layer.run(pool, scratch, at<uint16_t>(h), step, kv, at<uint16_t>(compressed));
           },
-          nb::arg("pool"), nb::arg("scratch"), nb::arg("h"), nb::arg("step"), nb::arg("heads"), nb::arg("width"),
-          nb::arg("k"), nb::arg("v"), nb::arg("unrotated"), nb::arg("compressed"));
+          nb::arg("pool"), nb::arg("scratch"), nb::arg("h"), nb::arg("step"), nb::arg("kv"), nb::arg("compressed"));
 }
 
 void bind_stack(nb::module_& module) {
@@ -101,12 +94,11 @@ void bind_stack(nb::module_& module) {
       .def(nb::init<>())
       .def(
           "attend",
-          [](Stack& stack, const AttentionLayer& attention, int heads, int width, Address k, Address v,
-             Address unrotated, Address compressed) {
-            stack.attend(attention, pages(heads, width, k, v, unrotated), at<uint16_t>(compressed));
+          [](Stack& stack, const AttentionLayer& attention, const KvPages& kv, Address compressed) {
+            stack.attend(attention, kv, at<uint16_t>(compressed));
           },
-          nb::keep_alive<1, 2>(), nb::arg("attention"), nb::arg("heads"), nb::arg("width"), nb::arg("k"),
-          nb::arg("v"), nb::arg("unrotated"), nb::arg("compressed"))
+          nb::keep_alive<1, 2>(), nb::arg("attention"), nb::arg("kv"), nb::arg("compressed"),
+          "Copies what the pages' handle knows; who made them keeps them alive.")
       .def("feed", &Stack::feed, nb::keep_alive<1, 2>(), nb::arg("mlp"))
       .def("feed_active", &Stack::feed_active, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::arg("mlp"),
            nb::arg("neurons"), nb::arg("rows"))

@@ -13,6 +13,7 @@
     |   |-- MalformedFile      a weight file or its index breaks its own format
     |   |-- WeightMismatch     names or shapes of tensors differ from the model's
     |   |-- NotFinite          weights hold NaN or infinity
+    |   |-- UnknownFormat      weights are quantized in a way that is not read here
     |   |-- NotTernary         weights that should be packed as {-s, 0, s} have other values
     |   |-- TokenizerMismatch  the tokenizer does not fit the config
     |   `-- UnsafeFormat       a format that can run code, refused at run time
@@ -92,6 +93,10 @@ class WeightMismatch(CheckpointError):
 
 class NotFinite(CheckpointError):
     """Raised when weights hold NaN or infinity."""
+
+
+class UnknownFormat(CheckpointError):
+    """Raised when weights are quantized in a way that is not read here; names it and what to take instead."""
 
 
 class NotTernary(CheckpointError):

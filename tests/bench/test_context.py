@@ -7,7 +7,9 @@ from minicpm.bench.context import filled_cache, reset
 from minicpm.bench.random_model import random_decoder
 from minicpm.bench.shapes import shape_of
 from minicpm.cache import PAGE, Batch, Segment
+from minicpm.cache.rounded import RoundedPlane
 from minicpm.config.sparse import with_sparse
+from minicpm.ops import native
 
 BACKENDS = ["torch", "auto"]
 
@@ -63,3 +65,27 @@ def test_a_sequence_that_grew_goes_back(each, length):
 def test_a_filled_cache_is_no_larger_than_it_must_be(each):
     cache, _ = filled_cache(decoder_of(each), [100, 100], 20)
     assert cache.total_pages == 4
+
+
+@pytest.mark.parametrize("kv", ["auto", "int8"])
+def test_no_page_of_a_filled_cache_was_never_written(toy, kv):
+    if native.absence() is not None:
+        pytest.skip("needs the compiled part: install from source with a C++ compiler")
+    shape = toy()
+    decoder = decoder_of(shape_of("sparse", with_sparse(shape.config, "on")), "native")
+    cache, _ = filled_cache(decoder, [500], 8, kv=kv)
+    for store in cache.stores:
+        for plane in store.planes:
+            assert plane.pages.any(dim=-1).all()
+            assert not isinstance(plane, RoundedPlane) or (plane.scales > 0).all()
+
+
+def test_sequences_in_eight_bits_can_be_decoded(toy):
+    if native.absence() is not None:
+        pytest.skip("needs the compiled part: install from source with a C++ compiler")
+    decoder = decoder_of(toy(), "native")
+    cache, (seq,) = filled_cache(decoder, [200], 8, kv="int8")
+    assert cache.reserve(seq, 1)
+    logits = step(decoder, cache, [seq])
+    assert logits.isfinite().all()
+    assert 0.01 < logits.std() < 100

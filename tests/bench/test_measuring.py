@@ -111,9 +111,14 @@ def test_wrong_numbers_are_not_timed(toy, monkeypatch):
 
 
 def test_numbers_that_are_not_finite_are_not_timed(toy, monkeypatch):
-    monkeypatch.setattr(check, "_in_chunks", lambda decoder, ids: torch.full((1,), float("nan")))
+    monkeypatch.setattr(check, "_in_chunks", lambda decoder, ids, kv: torch.full((1,), float("nan")))
     with pytest.raises(StepFailed):
         list(measure(plan_of(toy())))
+
+
+def test_eight_bits_that_the_backend_cannot_read_are_refused_before_anything_is_built(toy):
+    with pytest.raises(BadParameter, match="torch backend"):
+        next(measure(plan_of(toy(), backend="torch", kv="int8")))
 
 
 def test_the_threads_of_torch_are_as_before(toy):

@@ -25,6 +25,13 @@ def test_decoding_reads_every_weight_once_and_the_context():
     assert work.on_context == 24 * 4 * 16 * 64 * 4096
 
 
+def test_keys_and_values_in_eight_bits_are_read_as_codes_and_scales():
+    small = published_shape("MiniCPM4-0.5B").config
+    held = footprint(small, "bf16")
+    work = decode_work(small, held, (4095,), kv="int8")
+    assert work.nbytes == held.nbytes + 24 * 2 * 2 * (64 + 4) * 4096
+
+
 def test_a_batch_reads_the_weights_once_and_every_context():
     one, four = work_of("MiniCPM4-0.5B"), work_of("MiniCPM4-0.5B", contexts=(0, 0, 0, 0))
     assert four.on_weights == 4 * one.on_weights

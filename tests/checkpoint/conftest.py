@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -21,7 +18,6 @@ import pytest
 
 from minicpm.checkpoint.hub.transfer import Patience
 
-SRC = Path(__file__).parents[2] / "src"
 COMMIT = "a" * 40
 HASTE = Patience(connect_s=2.0, stall_s=0.3, retries=2, pause_s=0.01)
 
@@ -301,32 +297,3 @@ def model_files() -> dict[str, bytes]:
         "pytorch_model.bin": b"pickle",
         "nested/model.safetensors": b"x",
     }
-
-
-@pytest.fixture
-def on_small_disk(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Runs a script whose first argument is a folder on a disk of so many KiB; skips where there is none."""
-    small = tmp_path / "small"
-    small.mkdir()
-
-    def run(script: str, kib: int, *arguments: str, home: bool = False) -> "subprocess.CompletedProcess[str]":
-        """`home` puts the cache there as well."""
-        mount = f'mount -t tmpfs -o size={kib}k tmpfs "$1" || exit 77; shift; exec "$@"'
-        command = [sys.executable, "-c", script, str(small), *arguments]
-        own = {"MINICPM_HOME": str(small)} if home else {}
-        try:
-            done = subprocess.run(
-                ["unshare", "-rm", "sh", "-c", mount, "sh", str(small), *command],
-                capture_output=True,
-                text=True,
-                check=False,
-                env=os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"} | own,
-            )
-        except FileNotFoundError:
-            pytest.skip("needs unshare from util-linux to mount a small tmpfs")
-        refused = "unshare failed" in done.stderr or "Operation not permitted" in done.stderr
-        if done.returncode == 77 or refused:
-            pytest.skip("needs a system that lets users mount a tmpfs in a namespace")
-        return done
-
-    return run

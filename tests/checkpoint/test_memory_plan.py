@@ -82,6 +82,12 @@ def test_a_plan_adds_weights_and_the_larger_of_cache_and_scratch():
     require_fit(plan)
 
 
+def test_a_plan_counts_keys_and_values_in_eight_bits_as_codes_and_scales():
+    config = parse(by_name("MiniCPM4-8B").raw)
+    plan = plan_memory(config, "bfloat16", 32768, kv="int8", limit=Limit("x", 10**12))
+    assert plan.cache_bytes == 32 * 2 * 2 * (128 + 4) * 32768
+
+
 def test_a_plan_that_does_not_fit_says_every_number():
     config = parse(by_name("MiniCPM4-8B").raw)
     plan = plan_memory(config, "bfloat16", 131072, limit=Limit("the machine's available memory", 8 * GIB))

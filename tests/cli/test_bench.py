@@ -5,6 +5,7 @@ import json
 import pytest
 
 from minicpm.bench import limits, measuring
+from minicpm.ops import native
 
 QUICK = ("--prompt", "16", "--context", "0,64", "--repeats", "1")
 
@@ -43,6 +44,16 @@ def test_json_is_one_document_on_one_line(program, tiny):
         ("decode", 0, 2),
         ("decode", 64, 2),
     ]
+
+
+def test_keys_and_values_are_held_in_eight_bits_when_asked(program):
+    if native.absence() is not None:
+        pytest.skip("needs the compiled part: install from source with a C++ compiler")
+    asked = ("bench", "--shape", "minicpm4-0.5b", "--layers", "1", "--kv", "int8", *QUICK)
+    done = program(*asked, "--json")
+    assert done.code == 0, done.err
+    assert {row["kv"] for row in json.loads(done.out)["rows"]} == {"int8"}
+    assert program(*asked).out.startswith("MiniCPM4-0.5B, 1 layers, random weights, keys and values in int8")
 
 
 def test_a_shape_has_random_weights(program):

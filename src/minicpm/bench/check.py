@@ -8,6 +8,7 @@ from minicpm.bench.shapes import Shape, with_layers
 from minicpm.cache import PAGE, Batch, Cache, Segment
 from minicpm.checkpoint.building import allocate, blank
 from minicpm.config import ModelConfig, MoE
+from minicpm.config.kv import AUTO
 from minicpm.errors import StepFailed
 from minicpm.models.decoder import Decoder
 
@@ -18,7 +19,7 @@ _CHUNKS = (17, 1, 30)
 
 
 @torch.inference_mode()
-def check_shape(shape: Shape, weights: str, *, backend: str, threads: int | None) -> float:
+def check_shape(shape: Shape, weights: str, *, backend: str, threads: int | None, kv: str = AUTO) -> float:
     """The relative difference between two random layers of this shape, fed in chunks, and float32 torch.
 
     Both have the same decoded weights. Raises StepFailed beyond the bound of the weights.
@@ -28,17 +29,17 @@ def check_shape(shape: Shape, weights: str, *, backend: str, threads: int | None
     exact = _in_float32(few.config, decoder)
     decoder.prepare(backend, threads=threads)
     ids = _prompt(few.config)
-    difference = _difference(_in_chunks(decoder, ids), exact.logits_for(ids), few.config)
+    difference = _difference(_in_chunks(decoder, ids, kv), exact.logits_for(ids), few.config)
     _require(difference, weights, "two layers of this shape and their float32 reference")
     return difference
 
 
 @torch.inference_mode()
-def check_chunks(decoder: Decoder, weights: str) -> float:
+def check_chunks(decoder: Decoder, weights: str, *, kv: str = AUTO) -> float:
     """The relative difference between a prompt fed whole and in chunks; StepFailed beyond the bound."""
     ids = _prompt(decoder.config)
     whole = decoder.logits_for(ids)
-    difference = _difference(_in_chunks(decoder, ids), whole, decoder.config)
+    difference = _difference(_in_chunks(decoder, ids, kv), whole, decoder.config)
     _require(difference, weights, "a prompt fed in chunks and whole")
     return difference
 
@@ -61,9 +62,9 @@ def _prompt(config: ModelConfig) -> Tensor:
     return torch.randint(config.vocab, (sum(_CHUNKS),), generator=torch.Generator().manual_seed(1))
 
 
-def _in_chunks(decoder: Decoder, ids: Tensor) -> Tensor:
+def _in_chunks(decoder: Decoder, ids: Tensor, kv: str) -> Tensor:
     """Logits [T, V] of a prompt that is fed in unequal chunks."""
-    cache = decoder.new_cache(-(-len(ids) // PAGE))
+    cache = decoder.new_cache(-(-len(ids) // PAGE), kv=kv)
     seq = cache.open()
     cache.reserve(seq, len(ids))
     return torch.cat([_feed(decoder, cache, seq, part) for part in torch.split(ids, list(_CHUNKS))])

@@ -6,22 +6,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minicpm.bench.noise import fill_integers, fill_uniform
-from minicpm.cache import PAGE, Cache, Segment, StateStore
+from minicpm.bench.noise import STD_OF_BYTES, fill_integers, fill_uniform
+from minicpm.cache import PAGE, BlockedStore, Cache, Segment, StateStore, Store
+from minicpm.cache.blocked import Plane
+from minicpm.cache.rounded import RoundedPlane
 from minicpm.config import Lightning, ModelConfig
+from minicpm.config.kv import AUTO
 from minicpm.models.decoder import Decoder
 
 _STD = 0.5
 """Of keys, values, latents and states: softmax then neither picks one token nor all alike."""
 
 
-def filled_cache(decoder: Decoder, lengths: Sequence[int], room: int) -> tuple[Cache, list[int]]:
-    """A cache with a sequence of each length, of random contents, and pages for `room` more tokens each."""
+def filled_cache(
+    decoder: Decoder, lengths: Sequence[int], room: int, *, kv: str = AUTO
+) -> tuple[Cache, list[int]]:
+    """A cache with a sequence of each length, of random contents, and pages for `room` more tokens each.
+
+    All of it is written to: what never was is one page of zeros to the system, and read sooner than memory.
+    """
     pages = sum(-(-(length + room) // PAGE) for length in lengths)
-    cache = decoder.new_cache(pages)
+    cache = decoder.new_cache(pages, kv=kv)
     for store in cache.stores:
-        for tensor in _tensors(vars(store)):
-            _fill(tensor)
+        _fill_store(store)
     sequences = []
     for length in lengths:
         sequences.append(cache.open())
@@ -52,6 +59,23 @@ def _advance(store: StateStore, seq: int, count: int, mixer: Lightning) -> None:
     _fill(state)
     for piece in store.pieces(seq, count):
         store.advance(seq, piece, state)
+
+
+def _fill_store(store: Store) -> None:
+    if isinstance(store, BlockedStore):
+        for plane in store.planes:
+            _fill_plane(plane)
+    else:
+        for tensor in _tensors(vars(store)):
+            _fill(tensor)
+
+
+def _fill_plane(plane: Plane) -> None:
+    if isinstance(plane, RoundedPlane):
+        fill_integers(plane.pages)
+        plane.scales.fill_(_STD / STD_OF_BYTES)
+    else:
+        fill_uniform(plane.pages, _STD)
 
 
 def _tensors(attributes: dict[str, Any]) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ import torch
 from minicpm.bench.context import filled_cache, reset
 from minicpm.bench.timing import Timing, repeated
 from minicpm.cache import Batch, Cache, Segment
+from minicpm.config.kv import AUTO
 from minicpm.models.decoder import Decoder
 
 MOST_STEPS = 64
@@ -18,9 +19,9 @@ _WARM = 3
 
 
 @torch.inference_mode()
-def time_decode(decoder: Decoder, *, context: int, batch: int, repeats: int) -> Timing:
+def time_decode(decoder: Decoder, *, context: int, batch: int, repeats: int, kv: str = AUTO) -> Timing:
     """Seconds per step for `batch` sequences of `context` tokens each, one more token for each."""
-    cache, sequences = filled_cache(decoder, [context] * batch, MOST_STEPS)
+    cache, sequences = filled_cache(decoder, [context] * batch, MOST_STEPS, kv=kv)
     run = _Decoding(decoder, cache, sequences)
     run.steps(_WARM)
     run.back_to(context)

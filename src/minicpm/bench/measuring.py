@@ -20,10 +20,12 @@ from minicpm.bench.weights import HOLDING, Footprint, check_format, footprint
 from minicpm.bench.work import Work, decode_work, prefill_work
 from minicpm.checkpoint import load, open_checkpoint
 from minicpm.config import InfLLM, ModelConfig
+from minicpm.config.kv import AUTO, check_kv
 from minicpm.config.sparse import with_sparse
 from minicpm.errors import BadParameter
 from minicpm.models.decoder import Decoder
-from minicpm.ops.backend import check_backend
+from minicpm.models.kv import require_kv
+from minicpm.ops.backend import check_backend, choose_backend
 
 Say = Callable[[str], object]
 
@@ -38,6 +40,7 @@ class Plan:
     contexts: tuple[int, ...] = (0, 4096)
     batches: tuple[int, ...] = (1,)
     sparse: str = "auto"
+    kv: str = AUTO
     backend: str = "auto"
     threads: int | None = None
     repeats: int = 5
@@ -51,6 +54,7 @@ class Plan:
         if wrong:
             raise BadParameter(f"Nothing can be measured with {', '.join(wrong)}. Give 1 or more.")
         check_backend(self.backend)
+        check_kv(self.kv)
         for weights in self.weights:
             check_format(weights)
 
@@ -75,6 +79,7 @@ class Row:
     context: int
     batch: int
     sparse: bool
+    kv: str
     backend: str
     tok_s: float
     tok_s_least: float
@@ -113,6 +118,7 @@ def measure(plan: Plan, *, say: Say = lambda text: None) -> Iterator[Event]:
     """
     shape = plan.resolved
     _require_room(plan, shape)
+    _require_kv(plan, shape)
     with _torch_threads(plan.threads):
         say("what this machine can do")
         limits = measure_limits(plan.threads)
@@ -137,19 +143,25 @@ def _require_room(plan: Plan, shape: Shape) -> None:
     for weights in plan.weights:
         held = footprint(shape.config, weights)
         for tokens in plan.prompts:
-            require_room(shape.config, held, tokens=tokens, batch=1)
+            require_room(shape.config, held, tokens=tokens, batch=1, kv=plan.kv)
         for context, batch in product(plan.contexts, plan.batches):
-            require_room(shape.config, held, tokens=context + MOST_STEPS, batch=batch)
+            require_room(shape.config, held, tokens=context + MOST_STEPS, batch=batch, kv=plan.kv)
+
+
+def _require_kv(plan: Plan, shape: Shape) -> None:
+    dtype, device = torch.bfloat16, torch.device("cpu")
+    backend = choose_backend(plan.backend, dtype=dtype, device=device, threads=plan.threads)
+    require_kv(plan.kv, shape.config, backend, dtype=dtype, device=device)
 
 
 def _measure_weights(
     plan: Plan, shape: Shape, weights: str, limits: Limits, say: Say
 ) -> Generator[Event, None, Limits]:
     say(f"whether {weights} weights give right numbers")
-    against = check_shape(shape, weights, backend=plan.backend, threads=plan.threads)
+    against = check_shape(shape, weights, backend=plan.backend, threads=plan.threads, kv=plan.kv)
     decoder = _decoder(shape, weights, plan.sparse)
     decoder.prepare(plan.backend, threads=plan.threads)
-    yield Checked(weights, against, check_chunks(decoder, weights))
+    yield Checked(weights, against, check_chunks(decoder, weights, kv=plan.kv))
     held = footprint(shape.config, weights)
     for job in _jobs(plan):
         say(f"{job.work} with {weights} weights, {job.batch} x {job.tokens:,} tokens")
@@ -166,11 +178,13 @@ class _Job:
     work: Literal["decode", "prefill"]
     tokens: int
     batch: int
+    kv: str
 
 
 def _jobs(plan: Plan) -> Iterator[_Job]:
-    yield from (_Job("prefill", tokens, 1) for tokens in plan.prompts)
-    yield from (_Job("decode", context, batch) for batch, context in product(plan.batches, plan.contexts))
+    yield from (_Job("prefill", tokens, 1, plan.kv) for tokens in plan.prompts)
+    decoded = product(plan.batches, plan.contexts)
+    yield from (_Job("decode", context, batch, plan.kv) for batch, context in decoded)
 
 
 def _decoder(shape: Shape, weights: str, sparse: str) -> Decoder:
@@ -189,14 +203,14 @@ def _decoder(shape: Shape, weights: str, sparse: str) -> Decoder:
 def _timed(job: _Job, decoder: Decoder, repeats: int) -> Timing:
     forget_peak()
     if job.work == "prefill":
-        return time_prefill(decoder, tokens=job.tokens, repeats=repeats)
-    return time_decode(decoder, context=job.tokens, batch=job.batch, repeats=repeats)
+        return time_prefill(decoder, tokens=job.tokens, repeats=repeats, kv=job.kv)
+    return time_decode(decoder, context=job.tokens, batch=job.batch, repeats=repeats, kv=job.kv)
 
 
 def _needed(job: _Job, config: ModelConfig, held: Footprint) -> Work:
     if job.work == "prefill":
         return prefill_work(config, held, job.tokens)
-    return decode_work(config, held, [job.tokens] * job.batch)
+    return decode_work(config, held, [job.tokens] * job.batch, kv=job.kv)
 
 
 def _row(
@@ -215,6 +229,7 @@ def _row(
         context=job.tokens,
         batch=job.batch,
         sparse=any(isinstance(layer.mixer, InfLLM) for layer in layers),
+        kv=job.kv,
         backend=decoder.backend.name,
         tok_s=tokens / timing.median,
         tok_s_least=tokens / max(timing.seconds),

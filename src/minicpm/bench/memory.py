@@ -7,6 +7,7 @@ from minicpm.bench.weights import Footprint
 from minicpm.checkpoint.available import memory_limits, tightest
 from minicpm.config import ModelConfig
 from minicpm.config.holding import absorbed_bytes
+from minicpm.config.kv import AUTO
 from minicpm.config.memory import cache_bytes
 from minicpm.errors import CapacityError
 
@@ -15,14 +16,16 @@ _ASIDE = 256 << 20
 """Bytes for activations, logits and what a forward holds for a moment."""
 
 
-def require_room(config: ModelConfig, footprint: Footprint, *, tokens: int, batch: int) -> None:
+def require_room(
+    config: ModelConfig, footprint: Footprint, *, tokens: int, batch: int, kv: str = AUTO
+) -> None:
     """Raise CapacityError, with the numbers, where so many tokens do not fit beside weights.
 
     Nothing is allocated.
     """
     limit = tightest(memory_limits())
     held = footprint.nbytes + absorbed_bytes(config, "bfloat16")
-    past = batch * cache_bytes(config, tokens, "bfloat16")
+    past = batch * cache_bytes(config, tokens, "bfloat16", kv)
     if limit is None or held + past + _ASIDE <= limit.free_bytes:
         return
     raise CapacityError(

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 _PIECE = 1 << 24
-_STD_OF_BYTES = 256 / 12**0.5
+STD_OF_BYTES = 256 / 12**0.5
+"""Of uniform signed bytes."""
 
 
 def random_bytes(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -18,7 +19,7 @@ def fill_uniform(target: Tensor, std: float, generator: torch.Generator | None =
     flat = target.detach().view(-1)
     for piece in torch.split(flat, _PIECE):
         piece.copy_(random_bytes(len(piece), generator).view(torch.int8))
-        piece.add_(0.5).mul_(std / _STD_OF_BYTES)
+        piece.add_(0.5).mul_(std / STD_OF_BYTES)
 
 
 def fill_integers(target: Tensor, generator: torch.Generator | None = None) -> None:

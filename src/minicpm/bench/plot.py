@@ -46,7 +46,7 @@ def plot_rows(rows: Sequence[Row], target: Path) -> None:
         axes.set(title=f"{kind}, {_title(rows[0])}", xlabel="tokens of context", ylabel="tokens per second")
         axes.set_ylim(bottom=0)
         axes.legend()
-    _write(figure, target)
+    write_figure(figure, target)
 
 
 def _line(row: Row) -> tuple[str, int]:
@@ -57,7 +57,7 @@ def _title(row: Row) -> str:
     return f"{row.shape}, {row.layers} layers" + (", sparse" if row.sparse else "")
 
 
-def _write(figure: "Figure", target: Path) -> None:
+def write_figure(figure: "Figure", target: Path) -> None:
+    """Write a figure to `target`, whose name says the format; the same figure gives the same file."""
     kind = target.suffix[1:].lower()
-    # Without a date the same rows give the same file.
     figure.savefig(target, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

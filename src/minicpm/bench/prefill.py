@@ -5,6 +5,7 @@ from torch import Tensor
 
 from minicpm.bench.timing import Timing, repeated
 from minicpm.cache import PAGE, Batch, Cache, Segment
+from minicpm.config.kv import AUTO
 from minicpm.models.decoder import Decoder
 
 CHUNK = 512
@@ -12,9 +13,9 @@ CHUNK = 512
 
 
 @torch.inference_mode()
-def time_prefill(decoder: Decoder, *, tokens: int, repeats: int) -> Timing:
+def time_prefill(decoder: Decoder, *, tokens: int, repeats: int, kv: str = AUTO) -> Timing:
     """Seconds from the first token of a prompt to the logits after its last."""
-    cache = decoder.new_cache(-(-tokens // PAGE))
+    cache = decoder.new_cache(-(-tokens // PAGE), kv=kv)
     ids = torch.randint(decoder.config.vocab, (tokens,), generator=torch.Generator().manual_seed(0))
     read_prompt(decoder, cache, ids[: min(tokens, PAGE)])
     return repeated(lambda: read_prompt(decoder, cache, ids), repeats)

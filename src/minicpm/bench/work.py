@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from minicpm.bench.weights import Footprint, experts_used
 from minicpm.config import BYTES, GQA, MLA, InfLLM, Lightning, Mixer, ModelConfig
+from minicpm.config.kv import AUTO, vector_bytes
 from minicpm.config.sparse import chosen_blocks, dense_positions, visible_kernels
 
-_KV = BYTES["bfloat16"]
+_CACHED = "bfloat16"
 _STATE = BYTES["float32"]
 
 
@@ -26,10 +27,10 @@ class Work:
     on_context: float
 
 
-def decode_work(config: ModelConfig, held: Footprint, contexts: Sequence[int]) -> Work:
+def decode_work(config: ModelConfig, held: Footprint, contexts: Sequence[int], *, kv: str = AUTO) -> Work:
     """One token for each sequence, which then attends to so many before it and itself."""
     mixers = [layer.mixer for layer in config.layers]
-    past = sum(_read_bytes(mixer, n) for mixer in mixers for n in contexts)
+    past = sum(_read_bytes(mixer, n, kv) for mixer in mixers for n in contexts)
     pairs = sum(_operations(mixer, n, few=True) for mixer in mixers for n in contexts)
     batch = len(contexts)
     return Work(_weight_bytes(config, held, batch) + past, _products(config, held, batch, batch), pairs)
@@ -64,16 +65,17 @@ def _compressed(mixer: InfLLM, position: int) -> int:
     return visible_kernels(position, mixer.sparse) if position >= dense_positions(mixer.sparse) else 0
 
 
-def _read_bytes(mixer: Mixer, n: int) -> float:
+def _read_bytes(mixer: Mixer, n: int, kv: str) -> float:
     """Bytes that a query at position n reads of its sequence."""
     match mixer:
         case GQA():
-            return float(2 * mixer.kv_heads * mixer.head_dim * _KV * (n + 1))
+            return float(2 * mixer.kv_heads * vector_bytes(mixer.head_dim, _CACHED, kv) * (n + 1))
         case InfLLM():
-            row = mixer.kv_heads * mixer.head_dim * _KV
-            return float(2 * row * _attended(mixer, n) + row * _compressed(mixer, n))
+            attended = 2 * vector_bytes(mixer.head_dim, _CACHED, kv) * _attended(mixer, n)
+            compressed = vector_bytes(mixer.head_dim, _CACHED) * _compressed(mixer, n)
+            return float(mixer.kv_heads * (attended + compressed))
         case MLA():
-            return float((mixer.kv_rank + mixer.rope) * _KV * (n + 1))
+            return float((mixer.kv_rank + mixer.rope) * BYTES[_CACHED] * (n + 1))
         case Lightning():
             return float(mixer.state_values * _STATE)
 

@@ -4,6 +4,9 @@ Row page * 64 + i stands for token i of that page, as everywhere in the cache. `
 the layouts.
 """
 
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -14,32 +17,40 @@ from minicpm.ops.native.memory import zeros
 _LANES = 16  # tokens side by side in a page of keys
 
 
-class _Plane:
-    """bfloat16 `pages` [P, Hk, rows * d]; zero at first, so that every number in a page is finite."""
+class Plane(ABC):
+    """`pages` [P, Hk, rows * d], bfloat16 here; zero at first, so that every number in a page is finite."""
+
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
+    together: ClassVar[int] = 2
+    """Numbers side by side, for they are multiplied at once."""
 
     def __init__(
-        self,
-        pages: int,
-        kv_heads: int,
-        width: int,
-        rows: int = PAGE,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, pages: int, kv_heads: int, width: int, rows: int = PAGE, *, device: torch.device
     ) -> None:
         assert device.type == "cpu", f"the kernels read a CPU's memory, not {device}"
-        self.pages = zeros((pages, kv_heads, rows * width), dtype)
+        self.pages = zeros((pages, kv_heads, rows * width), self.dtype)
         self._width, self._rows = width, rows
+
+    @abstractmethod
+    def read(self, rows: Rows) -> Tensor:
+        """Vectors [n, Hk, d] at `rows`, a copy."""
+
+    @abstractmethod
+    def write(self, rows: Rows, vectors: Tensor) -> None:
+        """Store vectors [n, Hk, d] at `rows`."""
 
     def grow(self, pages: int) -> None:
         """Make room for `pages` pages in all and keep what is held; the new ones are zero."""
-        larger = zeros((pages, *self.pages.shape[1:]), self.pages.dtype)
-        larger[: len(self.pages)] = self.pages
-        self.pages = larger
+        self.pages = extended(self.pages, pages)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy one page to another."""
         self.pages[target] = self.pages[source]
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where the pages lie, and their scales, until it grows; 0 where there are none."""
+        return self.pages.data_ptr(), 0
 
     @property
     def nbytes(self) -> int:
@@ -47,7 +58,7 @@ class _Plane:
         return self.pages.nbytes
 
 
-class BlockedKeys(_Plane):
+class BlockedKeys(Plane):
     """Keys of 16 tokens side by side: a page of a head is [4, d / 2, 16, 2]."""
 
     def read(self, rows: Rows) -> Tensor:
@@ -55,41 +66,43 @@ class BlockedKeys(_Plane):
         page, block, lane = self._place(rows)
         return self._blocks()[page, :, block, :, lane].flatten(2)
 
-    def write(self, rows: Rows, k: Tensor) -> None:
+    def write(self, rows: Rows, vectors: Tensor) -> None:
         """Store keys [n, Hk, d] at `rows`."""
         page, block, lane = self._place(rows)
-        self._blocks()[page, :, block, :, lane] = k.to(self.pages.dtype).unflatten(2, (-1, 2))
+        numbers = vectors.to(self.dtype).unflatten(2, (-1, self.together))
+        self._blocks()[page, :, block, :, lane] = numbers
 
     def _blocks(self) -> Tensor:
-        return self.pages.view(*self.pages.shape[:2], PAGE // _LANES, self._width // 2, _LANES, 2)
+        runs = self._width // self.together
+        return self.pages.view(*self.pages.shape[:2], PAGE // _LANES, runs, _LANES, self.together)
 
     def _place(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         index = as_index(rows, self.pages.device)
         return index // PAGE, index % PAGE // _LANES, index % _LANES
 
 
-class BlockedValues(_Plane):
+class BlockedValues(Plane):
     """Values of two tokens side by side: a page of a head is [32, d, 2]."""
 
     def read(self, rows: Rows) -> Tensor:
         """Values [n, Hk, d] at `rows`, a copy."""
-        page, pair, side = self._place(rows)
-        return self._pairs()[page, :, pair, :, side]
+        page, run, side = self._place(rows)
+        return self._runs()[page, :, run, :, side]
 
-    def write(self, rows: Rows, v: Tensor) -> None:
+    def write(self, rows: Rows, vectors: Tensor) -> None:
         """Store values [n, Hk, d] at `rows`."""
-        page, pair, side = self._place(rows)
-        self._pairs()[page, :, pair, :, side] = v.to(self.pages.dtype)
+        page, run, side = self._place(rows)
+        self._runs()[page, :, run, :, side] = vectors.to(self.dtype)
 
-    def _pairs(self) -> Tensor:
-        return self.pages.view(*self.pages.shape[:2], PAGE // 2, self._width, 2)
+    def _runs(self) -> Tensor:
+        return self.pages.view(*self.pages.shape[:2], PAGE // self.together, self._width, self.together)
 
     def _place(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         index = as_index(rows, self.pages.device)
-        return index // PAGE, index % PAGE // 2, index % 2
+        return index // PAGE, index % PAGE // self.together, index % self.together
 
 
-class BlockedSlots(_Plane):
+class BlockedSlots(Plane):
     """Compressed keys, a slot per stride of tokens: a page of a head is [d / 2, slots, 2].
 
     Row page * slots + i stands for slot i of that page.
@@ -100,10 +113,10 @@ class BlockedSlots(_Plane):
         index = as_index(rows, self.pages.device)
         return self._pairs()[index // self._rows, :, :, index % self._rows].flatten(2)
 
-    def write(self, rows: Rows, keys: Tensor) -> None:
+    def write(self, rows: Rows, vectors: Tensor) -> None:
         """Store compressed keys [n, Hk, d] at `rows`."""
         index = as_index(rows, self.pages.device)
-        pairs = keys.to(self.pages.dtype).unflatten(2, (-1, 2))
+        pairs = vectors.to(self.dtype).unflatten(2, (-1, 2))
         self._pairs()[index // self._rows, :, :, index % self._rows] = pairs
 
     def _pairs(self) -> Tensor:
@@ -113,3 +126,10 @@ class BlockedSlots(_Plane):
 def as_index(rows: Rows, device: torch.device) -> Tensor:
     """Rows as an index tensor."""
     return torch.arange(rows.start, rows.stop, device=device) if isinstance(rows, slice) else rows
+
+
+def extended(pages: Tensor, count: int) -> Tensor:
+    """A tensor of `count` pages that begins with `pages`, the others zero."""
+    larger = zeros((count, *pages.shape[1:]), pages.dtype)
+    larger[: len(pages)] = pages
+    return larger

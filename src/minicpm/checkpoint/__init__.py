@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from minicpm.checkpoint.plan import MemoryPlan, plan_memory
     from minicpm.checkpoint.progress import Progress
     from minicpm.checkpoint.resolving import resolve
-    from minicpm.checkpoint.saving import save
+    from minicpm.checkpoint.saving import save, save_packed
 
 __all__ = [
     "Checkpoint",
@@ -34,6 +34,7 @@ __all__ = [
     "remove",
     "resolve",
     "save",
+    "save_packed",
 ]
 
 # Where each name lives. No file has the name of a function here: importing it would replace the function.
@@ -55,6 +56,7 @@ _HOME = {
     "remove": "hub.local",
     "resolve": "resolving",
     "save": "saving",
+    "save_packed": "saving",
 }
 
 

@@ -43,9 +43,11 @@ def on_meta(make: Callable[[], _M]) -> _M:
 
 
 def allocate(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Give every parameter of a meta module memory, not initialised."""
+    """Give every parameter that is on the meta device memory, not initialised."""
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
+            if not parameter.is_meta:
+                continue
             empty = _empty(parameter, dtype, device)
             setattr(part, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
 

@@ -14,7 +14,7 @@ from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.ranked_ids import read_ids
 from minicpm.checkpoint.resolving import resolve
 from minicpm.config import dtype_name
-from minicpm.errors import BadParameter, UnknownModel, WeightMismatch
+from minicpm.errors import BadParameter, UnknownFormat, UnknownModel, WeightMismatch
 from minicpm.models.decoder import Decoder
 from minicpm.models.drafts.config import parse_eagle2, parse_eagle3
 from minicpm.models.drafts.draft import Draft
@@ -47,6 +47,7 @@ def load_draft(
     that does not fit, BadParameter for a vocabulary that cannot be used, NotFinite.
     """
     checkpoint = open_checkpoint(resolve(str(path_or_name)))
+    _refuse_codes(checkpoint)
     packaging = _packaging(checkpoint)
     draft = on_meta(lambda: _build(packaging, checkpoint, target, residual_scale, tap_scale))
     _check(draft, packaging, checkpoint)
@@ -59,6 +60,15 @@ def load_draft(
     if prepare:
         draft.prepare(backend)
     return draft.eval() if prepare else draft
+
+
+def _refuse_codes(checkpoint: Checkpoint) -> None:
+    if checkpoint.packed:
+        formats = sorted({source.format for source in checkpoint.packed.values()})
+        raise UnknownFormat(
+            f"{shown(str(checkpoint.path))} holds a draft whose matrices are in codes "
+            f"({', '.join(formats)}), and drafts are read plain only. Take the unquantized draft."
+        )
 
 
 def _packaging(checkpoint: Checkpoint) -> Packaging:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from minicpm.checkpoint.files import listed, shown
 from minicpm.checkpoint.folder import Checkpoint
 from minicpm.checkpoint.header import TensorInfo
+from minicpm.checkpoint.packed_source import PackedSource
 from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.reading import TORCH_DTYPES, read_into, read_tensor
 from minicpm.errors import NotFinite
@@ -19,13 +20,15 @@ def fill(
 ) -> None:
     """Overwrite every parameter with the tensor of its name, cast to the parameter's dtype.
 
-    `done` bytes of others have been read before, which progress counts as well.
+    Those that the checkpoint holds in codes are left alone. `done` bytes of others have been read before,
+    which progress counts as well.
 
     Names and shapes must have been checked. Beside the parameters at most one tensor is in memory, and
     none where no cast or device copy is needed. Raises NotFinite, naming every tensor that is bad as
     stored or overflows in the cast.
     """
-    parameters = sorted(module.named_parameters(), key=lambda item: place(checkpoint.tensors[item[0]]))
+    plain = [item for item in module.named_parameters() if item[0] not in checkpoint.packed]
+    parameters = sorted(plain, key=lambda item: place(checkpoint.tensors[item[0]]))
     total = done + sum(checkpoint.tensors[name].nbytes for name, _ in parameters)
     bad: list[str] = []
     for name, parameter in parameters:
@@ -38,7 +41,7 @@ def fill(
         raise not_finite(checkpoint, bad)
 
 
-def place(info: TensorInfo) -> tuple[str, int]:
+def place(info: TensorInfo | PackedSource) -> tuple[str, int]:
     """Order of the disk, so that files are read from front to back."""
     return info.file.name, info.offset
 

@@ -1,6 +1,6 @@
 """Opens a local model folder as a lazy, read-only checkpoint; only small files and headers are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,10 @@ from minicpm.checkpoint.files import (
     require_folder,
     shown,
 )
+from minicpm.checkpoint.gguf.finding import gguf_in
 from minicpm.checkpoint.header import TensorInfo
+from minicpm.checkpoint.layouts.recognition import recognise
+from minicpm.checkpoint.layouts.settings import KEYS
 from minicpm.checkpoint.packed_source import PackedSource
 from minicpm.checkpoint.shards import read_tensors
 from minicpm.errors import NotACheckpoint
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+_BESIDE = "quantize_config.json"
 # Files that travel with the weights: they are copied by `save` and `convert`.
 COMPANIONS = (
     GENERATION,
@@ -62,16 +66,17 @@ class Checkpoint:
     @property
     def total_bytes(self) -> int:
         """Bytes of all tensors as stored."""
-        return sum(info.nbytes for info in self._stored())
+        return sum(one.nbytes for one in self.stored.values())
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The weight files, sorted by name."""
-        return tuple(sorted({info.file for info in self._stored()}))
+        return tuple(sorted({one.file for one in self.stored.values()}))
 
-    def _stored(self) -> Iterator[TensorInfo | PackedSource]:
-        yield from self.tensors.values()
-        yield from self.packed.values()
+    @property
+    def stored(self) -> Mapping[str, TensorInfo | PackedSource]:
+        """Every weight by its name, plain or in codes."""
+        return {**self.tensors, **self.packed}
 
     def read(self, name: str) -> "Tensor":
         """A new CPU tensor with the stored dtype and shape; raises KeyError for a name not in `tensors`."""
@@ -85,14 +90,18 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a local model folder without reading a tensor.
+    """Open a local model folder, or a GGUF file, without reading a tensor.
 
     Raises NotACheckpoint, BadConfig, LfsPointer, TruncatedFile, MalformedFile or UnsafeFormat, and
     CheckpointError for a file that cannot be read or leads out of the folder.
     """
-    folder = require_folder(Path(path))
-    with readable(folder):
-        return _open(folder)
+    with readable(Path(path)):
+        file = gguf_in(Path(path))
+        if file is not None:
+            from minicpm.checkpoint.gguf.opening import open_gguf
+
+            return open_gguf(file)
+        return _open(require_folder(Path(path)))
 
 
 def _open(folder: Path) -> Checkpoint:
@@ -100,12 +109,22 @@ def _open(folder: Path) -> Checkpoint:
     refuse_pointers(_present(folder, (CONFIG, *COMPANIONS, *_weight_names(folder))))
     raw = read_object(config)
     generation = inside(folder, GENERATION)
+    found = recognise(read_tensors(folder), _with_quantization(folder, raw), folder)
     return Checkpoint(
         path=folder,
         raw_config=raw,
         generation=read_object(generation) if generation is not None else {},
-        tensors=read_tensors(folder),
+        tensors=found.tensors,
+        packed=found.packed,
     )
+
+
+def _with_quantization(folder: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """The config and, where it is silent, what older GPTQ repositories say in a file beside."""
+    beside = inside(folder, _BESIDE)
+    if beside is None or any(raw.get(key) is not None for key in KEYS):
+        return raw
+    return {**raw, KEYS[0]: {"quant_method": "gptq", **read_object(beside)}}
 
 
 def _config_file(folder: Path) -> Path:

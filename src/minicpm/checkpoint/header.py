@@ -22,13 +22,17 @@ MAX_TENSORS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies: shape, safetensors dtype, file, first byte and byte count."""
+    """Where one tensor lies: shape, safetensors dtype, file, first byte and byte count.
+
+    With `paired`, its rows lie as so many heads of pairs (`row_order`); they are read as published.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     file: Path
     offset: int
     nbytes: int
+    paired: int | None = None
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

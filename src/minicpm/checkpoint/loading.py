@@ -1,6 +1,7 @@
 """Turns a checkpoint into a model: everything is checked first, then the weights stream in."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,11 +11,12 @@ from minicpm.checkpoint.building import allocate, blank
 from minicpm.checkpoint.files import shown
 from minicpm.checkpoint.filling import fill
 from minicpm.checkpoint.folder import Checkpoint, open_checkpoint
+from minicpm.checkpoint.held_in_codes import check_held, fill_from_codes
 from minicpm.checkpoint.kinds import M, require_kind
 from minicpm.checkpoint.matching import check_tensors
 from minicpm.checkpoint.naming import with_prefix
 from minicpm.checkpoint.packed_cache import kept_plan, packed_cache
-from minicpm.checkpoint.plan import MemoryPlan, fusing_bytes, plan_memory, require_fit
+from minicpm.checkpoint.plan import MemoryPlan, codes_plan, fusing_bytes, plan_memory, require_fit
 from minicpm.checkpoint.progress import Progress
 from minicpm.checkpoint.resolving import resolve
 from minicpm.checkpoint.rounded import fill_rounded, rounded_parts, rounded_plan
@@ -24,10 +26,12 @@ from minicpm.checkpoint.tokenizer_fit import check_tokenizer
 from minicpm.config import BYTES, ModelConfig, dtype_name, extend, parameter_count
 from minicpm.config.dtypes import BITS, ROUNDED_HEADS, check_holding, held_dtype
 from minicpm.config.holding import head_saving
+from minicpm.config.kv import AUTO
 from minicpm.config.sparse import with_sparse
 from minicpm.errors import BadConfig, BadParameter, CapacityError
 from minicpm.models import registry
 from minicpm.models.decoder import Decoder
+from minicpm.models.kv import require_kv
 from minicpm.models.trunk import Trunk
 from minicpm.ops.backend import check_backend, choose_backend
 
@@ -44,6 +48,7 @@ def load(
     context: int | None = None,
     sparse: str = "auto",
     weights: str = "plain",
+    kv: str = AUTO,
     prepare: bool = True,
     progress: Progress | None = None,
 ) -> Decoder:
@@ -58,6 +63,7 @@ def load(
         context=context,
         sparse=sparse,
         weights=weights,
+        kv=kv,
         prepare=prepare,
         progress=progress,
     )
@@ -74,6 +80,7 @@ def load_as(
     context: int | None = None,
     sparse: str = "auto",
     weights: str = "plain",
+    kv: str = AUTO,
     prepare: bool = True,
     progress: Progress | None = None,
 ) -> M:
@@ -86,26 +93,32 @@ def load_as(
     for training. With `weights="packed"` the projections of a ternary model (BitCPM4) are held in about two
     bits per weight, which changes no logit; those of any other are refused with NotTernary. "ternary" rounds
     its head to 8 bits besides. "int8" and "int4" round the projections of any model while they are read, to 8
-    or 4 bits per weight, and the head to 8.
+    or 4 bits per weight, and the head to 8. Matrices that the checkpoint holds in codes (GPTQ, AutoAWQ,
+    Marlin, MLX, our own) stay in them: the file decides, and only the others are rounded. `kv` says how the
+    cache of `context` tokens will be held, and is refused where no cache can be.
     """
     check_holding(weights)
     config = read_config(checkpoint, context=context, sparse=sparse)
     model = require_kind(blank(config), kind, checkpoint)
     name = weight_dtype(config, dtype, weights)
-    target = _device(device)
+    target = find_device(device)
     check_backend(backend)
     check_tokenizer(checkpoint.path, config, checkpoint.generation)
     needed = {n: p.shape for n, p in model.named_parameters()}
     checkpoint = with_prefix(checkpoint, needed)
     check_tensors(needed, checkpoint, unused=model.unused)
+    check_held(checkpoint, weights)
     check_tied_head(checkpoint, config, model.unused)
     number = getattr(torch, name)
     ops = choose_backend(backend, dtype=number, device=target, threads=threads) if prepare else None
+    if ops is not None:
+        require_kv(kv, config, ops, dtype=number, device=target)
     native = ops is not None and ops.runtime is not None
     plan = plan_load(
-        checkpoint, config, name, tokens=context or 0, device=target, weights=weights, native=native
+        checkpoint, config, name, tokens=context or 0, device=target, weights=weights, kv=kv, native=native
     )
-    cache = packed_cache(checkpoint, weights) if native and weights != "plain" else None
+    repacked = weights != "plain" or bool(checkpoint.packed)
+    cache = packed_cache(checkpoint, weights) if native and repacked else None
     file = None if cache is None else cache.open()
     done, restored = 0, False
     if cache is not None and file is not None and ops is not None and ops.runtime is not None:
@@ -136,10 +149,16 @@ def _hold(
     progress: Progress | None,
 ) -> int:
     """Let packed matrices take the place of some on the meta device, if they fit; the bytes read for that."""
+    parts = rounded_parts(model, weights) if weights in ROUNDED_HEADS else {}
+    read = partial(
+        fill_from_codes, model, checkpoint, dtype=getattr(torch, plan.dtype), device=device, progress=progress
+    )
+    packed = {name: source for name, source in checkpoint.packed.items() if name not in model.unused}
+    plan = codes_plan(plan, model.config, packed, parts)
+    parts = {name: bits for name, bits in parts.items() if f"{name}.weight" not in packed}
     if weights == "plain":
         require_fit(plan)
-        return 0
-    parts = rounded_parts(model, weights) if weights in ROUNDED_HEADS else {}
+        return read()
     if parts:
         plan = rounded_plan(plan, model.config, checkpoint, parts)
     if weights in BITS:
@@ -149,7 +168,8 @@ def _hold(
         packing = measure_packing(model, checkpoint, dtype)
         require_fit(packed_plan(plan, model, packing))
         fill_packed(model, checkpoint, packing.group, dtype=dtype, device=device)
-    return fill_rounded(model, checkpoint, parts, device=device, progress=progress)
+    done = read()
+    return fill_rounded(model, checkpoint, parts, device=device, done=done, progress=progress)
 
 
 def load_decoder(
@@ -224,6 +244,7 @@ def plan_load(
     tokens: int,
     device: torch.device | None = None,
     weights: str = "plain",
+    kv: str = AUTO,
     native: bool = False,
 ) -> MemoryPlan:
     """The memory plan of loading this checkpoint, then holding one sequence of `tokens` tokens.
@@ -233,7 +254,7 @@ def plan_load(
     once they were read.
     """
     held = weights if weights in BITS else "plain"
-    plan = plan_memory(config, dtype, tokens, weights=held, limit=_gpu_limit(device))
+    plan = plan_memory(config, dtype, tokens, weights=held, kv=kv, limit=_gpu_limit(device))
     if held == "plain":
         plan = replace(plan, weight_bytes=plan.weight_bytes - head_saving(config, dtype, weights))
     casts = [info.nbytes for info in checkpoint.tensors.values() if info.dtype != _STORED_AS[dtype]]
@@ -247,7 +268,7 @@ def _gpu_limit(device: torch.device | None) -> Limit | None:
     return Limit("the GPU's free memory", torch.cuda.mem_get_info(device)[0])
 
 
-def _device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
     """The device by that name; BadParameter for one that is not known or not there."""
     try:
         target = torch.device(device)

@@ -25,7 +25,8 @@ def check_tensors(
         for name, info in checkpoint.tensors.items()
         if name not in unused and not name.endswith(_COMPUTED)
     }
-    if problems := differences(needed, present):
+    packed = {name: source.shape for name, source in checkpoint.packed.items() if name not in unused}
+    if problems := differences(needed, present, packed=packed):
         raise WeightMismatch(
             f"The tensors in {shown(str(checkpoint.path))} are not those its config.json describes. "
             f"{problems}. Nothing was loaded; fetch the checkpoint again, or correct config.json if it "
@@ -38,15 +39,19 @@ def differences(
     present: Mapping[str, TensorInfo],
     *,
     whole: Collection[str] = (),
+    packed: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
     """Every way in which the tensors present are not those needed; empty when there is none.
 
-    All must be in a floating-point format but those in `whole`, which hold integers.
+    All must be in a floating-point format but those in `whole`, which hold integers, and matrices held in
+    codes, of which `packed` gives the shapes.
     """
+    shapes: dict[str, Sequence[int]] = {name: info.shape for name, info in present.items()}
+    shapes |= packed or {}
     problems = [
-        _section("missing", sorted(needed.keys() - present.keys())),
-        _section("unexpected", sorted(present.keys() - needed.keys())),
-        _section("of the wrong shape", _misshaped(needed, present)),
+        _section("missing", sorted(needed.keys() - shapes.keys())),
+        _section("unexpected", sorted(shapes.keys() - needed.keys())),
+        _section("of the wrong shape", _misshaped(needed, shapes)),
         _section("not in a floating-point format", _other(needed.keys() - set(whole), present, _FLOATS)),
         _section("not in an integer format", _other(needed.keys() & set(whole), present, _INTEGERS)),
     ]
@@ -57,12 +62,12 @@ def _section(kind: str, items: Sequence[str]) -> str:
     return f"{len(items)} {kind}: {listed(items)}" if items else ""
 
 
-def _misshaped(needed: Mapping[str, Sequence[int]], present: Mapping[str, TensorInfo]) -> list[str]:
+def _misshaped(needed: Mapping[str, Sequence[int]], present: Mapping[str, Sequence[int]]) -> list[str]:
     both = sorted(needed.keys() & present.keys())
     return [
-        f"{name} is {_dims(present[name].shape)}, needed {_dims(needed[name])}"
+        f"{name} is {_dims(present[name])}, needed {_dims(needed[name])}"
         for name in both
-        if present[name].shape != tuple(needed[name])
+        if tuple(present[name]) != tuple(needed[name])
     ]
 
 

@@ -31,7 +31,7 @@ SWITCH = "MINICPM_PACKED_CACHE"
 WORTH_BYTES = 32 << 20
 """Less than this is packed again in a moment, and not kept."""
 _READING_BYTES = 8 << 20  # seen beside the weights, mostly for code
-_FORMAT = 1  # of the header, and of what is joined with what
+_FORMAT = 2  # of the header, and of what is joined with what
 _LOG = logging.getLogger(__name__)
 
 

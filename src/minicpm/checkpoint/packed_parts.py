@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minicpm.checkpoint.packed_file import Entry, PackedFile, Piece, Unusable
 from minicpm.checkpoint.reading import NAMES, TORCH_DTYPES, as_buffer
@@ -17,6 +17,7 @@ from minicpm.ops.native.runtime import Runtime
 from minicpm.ops.quant_tensor import QuantTensor, Scheme
 
 _NATIVE, _CODES = "native", "codes"
+_PARTS = ("codes", "scales", "zeros", "offsets")
 
 
 def pieces_of(model: nn.Module) -> list[Piece]:
@@ -103,16 +104,17 @@ def _put_native(model: nn.Module, views: Iterator[tuple[str, int]], matrix: Nati
 
 
 def _codes(name: str, weight: QuantTensor) -> Piece:
-    assert weight.zeros is None, "weights that are packed while loading are symmetric"
+    held = {part: found for part in _PARTS if (found := getattr(weight, part)) is not None}
     what = {
         "kind": _CODES,
         "bits": weight.scheme.bits,
         "group": weight.scheme.group,
-        "codes": list(weight.codes.shape),
+        "symmetric": weight.scheme.symmetric,
         "scales": list(weight.scales.shape),
-        "dtype": NAMES[weight.scales.dtype],
+        "parts": {part: [list(found.shape), NAMES[found.dtype]] for part, found in held.items()},
+        "result": None if weight.result is None else NAMES[weight.result],
     }
-    return Piece((name,), what, [as_buffer(part.contiguous()) for part in (weight.codes, weight.scales)])
+    return Piece((name,), what, [as_buffer(found.contiguous()) for found in held.values()])
 
 
 def _place_codes(
@@ -122,12 +124,20 @@ def _place_codes(
     what: Mapping[str, Any],
     runtime: Runtime,
 ) -> _Place:
-    codes = torch.empty(what["codes"], dtype=torch.uint8)
-    scales = torch.empty(what["scales"], dtype=TORCH_DTYPES[what["dtype"]])
-    weight = QuantTensor(codes, scales, None, Scheme(bits=what["bits"], group=what["group"]))
+    held = {
+        part: torch.empty(shape, dtype=TORCH_DTYPES[dtype]) for part, (shape, dtype) in what["parts"].items()
+    }
+    weight = QuantTensor(
+        codes=held["codes"],
+        scales=held["scales"],
+        zeros=held.get("zeros"),
+        scheme=Scheme(bits=what["bits"], group=what["group"], symmetric=what["symmetric"]),
+        offsets=held.get("offsets"),
+        result=None if what["result"] is None else TORCH_DTYPES[what["result"]],
+    )
     if weight.shape != shapes[0] or weight.nbytes != entry.nbytes:
         raise Unusable("it is for a model of other sizes")
-    return list(map(_bytes_of, (codes, scales))), lambda: _put_codes(model, entry.names[0], weight)
+    return list(map(as_buffer, held.values())), lambda: _put_codes(model, entry.names[0], weight)
 
 
 def _put_codes(model: nn.Module, name: str, weight: QuantTensor) -> None:
@@ -138,7 +148,3 @@ def _put_codes(model: nn.Module, name: str, weight: QuantTensor) -> None:
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return as_buffer(tensor)

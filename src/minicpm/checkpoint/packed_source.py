@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -44,4 +44,13 @@ class PackedSource(Protocol):
 
         Raises MalformedFile or TruncatedFile for what is not sound.
         """
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A source that knows what its matrix takes in memory; of another its bytes in the files are assumed."""
+
+    def held_bytes(self, itemsize: int) -> int:
+        """Bytes once read for a model of a dtype of so many bytes."""
         ...

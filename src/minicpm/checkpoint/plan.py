@@ -1,11 +1,18 @@
 """Says what memory a model takes before it is loaded, and refuses what does not fit."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from minicpm.checkpoint.available import Limit, memory_limits, tightest
+from minicpm.checkpoint.packed_source import Measured, PackedSource
 from minicpm.config import BYTES, ModelConfig, memory
-from minicpm.config.holding import held_bytes
+from minicpm.config.dtypes import BITS
+from minicpm.config.holding import absorbed_bytes, held_bytes, rounded_bytes
+from minicpm.config.kv import AUTO
 from minicpm.errors import CapacityError
+
+_REORDERING = 4
+"""Bytes per weight of a matrix while its codes are put in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,13 @@ def plan_memory(
     tokens: int,
     *,
     weights: str = "plain",
+    kv: str = AUTO,
     scratch_bytes: int | None = None,
     limit: Limit | None = None,
 ) -> MemoryPlan:
     """The plan for weights as `dtype`, or held as `weights` says, and one sequence of `tokens` tokens.
 
+    Its keys and values are in `dtype` too, or held as `kv` says.
     Without `scratch_bytes` the larger of a fused feed-forward and the embedding is assumed; without `limit`
     this process's tightest one is asked for.
     """
@@ -58,7 +67,7 @@ def plan_memory(
         dtype=dtype,
         tokens=tokens,
         weight_bytes=held_bytes(config, dtype, weights),
-        cache_bytes=memory.cache_bytes(config, tokens, dtype),
+        cache_bytes=memory.cache_bytes(config, tokens, dtype, kv),
         scratch_bytes=fusing_bytes(config, dtype) if scratch_bytes is None else scratch_bytes,
         limit=limit or tightest(memory_limits()),
         weights=weights,
@@ -69,6 +78,47 @@ def fusing_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of the largest stack of gate and up that `prepare` builds while the separate ones still exist."""
     highest = max((layer.ffn.stacked for layer in config.layers), default=0)
     return highest * config.hidden * BYTES[dtype]
+
+
+def codes_plan(
+    plan: MemoryPlan,
+    config: ModelConfig,
+    packed: Mapping[str, PackedSource],
+    rounded: Mapping[str, int] | None = None,
+) -> MemoryPlan:
+    """The plan when matrices, by the names of their weights, are held as they are in a checkpoint.
+
+    `rounded` says in how many bits the plan has counted modules that were to be rounded.
+    """
+    if not packed:
+        return plan
+    item, bits = BYTES[plan.dtype], rounded or {}
+    planned = sum(
+        _planned(source, bits.get(name.removesuffix(".weight")), item) for name, source in packed.items()
+    )
+    held = sum(_codes_bytes(source, item) for source in packed.values())
+    latent = 0 if plan.weights in BITS else absorbed_bytes(config, plan.dtype)
+    largest = max(source.nbytes + _REORDERING * _weights(source) for source in packed.values())
+    return replace(
+        plan,
+        weight_bytes=plan.weight_bytes - planned + held + latent,
+        scratch_bytes=max(plan.scratch_bytes, largest),
+        weights="codes" if plan.weights == "plain" else plan.weights,
+    )
+
+
+def _planned(source: PackedSource, bits: int | None, item: int) -> int:
+    """What a plan has counted for a matrix."""
+    rounded = None if bits is None else rounded_bytes(source.shape, bits)
+    return _weights(source) * item if rounded is None else rounded
+
+
+def _codes_bytes(source: PackedSource, item: int) -> int:
+    return source.held_bytes(item) if isinstance(source, Measured) else source.nbytes
+
+
+def _weights(source: PackedSource) -> int:
+    return source.shape[0] * source.shape[1]
 
 
 def require_fit(plan: MemoryPlan) -> None:

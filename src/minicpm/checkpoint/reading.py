@@ -5,6 +5,7 @@ from torch import Tensor
 
 from minicpm.checkpoint.files import readable, shown
 from minicpm.checkpoint.header import TensorInfo
+from minicpm.checkpoint.row_order import from_pairs
 from minicpm.errors import TruncatedFile
 
 TORCH_DTYPES = {
@@ -27,7 +28,10 @@ def read_tensor(info: TensorInfo) -> Tensor:
 
 
 def read_into(out: Tensor, info: TensorInfo) -> None:
-    """Fill a contiguous CPU tensor of the stored dtype and shape; TruncatedFile when the file has changed."""
+    """Fill a contiguous CPU tensor of the stored dtype and shape; TruncatedFile when the file has changed.
+
+    Rows that lie in pairs are put into their published order, which takes a second tensor for a moment.
+    """
     assert out.is_contiguous()
     assert out.nbytes == info.nbytes
     if info.nbytes == 0:
@@ -45,6 +49,8 @@ def read_into(out: Tensor, info: TensorInfo) -> None:
                     "again."
                 )
             filled += count
+    if info.paired is not None:
+        out.copy_(from_pairs(out, info.paired))
 
 
 def as_buffer(tensor: Tensor) -> memoryview:

@@ -1,9 +1,10 @@
-"""Turns what a user calls a model into a local folder: a path, the packaged nano, or a hub name."""
+"""Turns what a user calls a model into a local folder or file: a path, the packaged nano, or a hub name."""
 
 import os
 from pathlib import Path
 
 from minicpm.checkpoint.files import shown
+from minicpm.checkpoint.gguf.finding import gguf_in
 from minicpm.checkpoint.hub.names import HubName, parse_name
 from minicpm.checkpoint.hub.pull import find_pulled, pull
 from minicpm.checkpoint.progress import Progress
@@ -15,14 +16,14 @@ NANO = "nano"
 def resolve(
     name: str, *, revision: str | None = None, offline: bool = False, progress: Progress | None = None
 ) -> Path:
-    """The local folder of `name`.
+    """The local folder of `name`, or the GGUF file that it names.
 
-    "nano" is always the model inside the package (write "./nano" for a folder); an existing folder wins over
-    a hub name; a hub name already in the cache is used as it is, without the network, else it is pulled.
+    "nano" is always the model inside the package (write "./nano" for a folder); what exists wins over a hub
+    name; a hub name already in the cache is used as it is, without the network, else it is pulled.
     """
     if name == NANO:
         return _packaged(NANO)
-    if os.path.isdir(name):
+    if os.path.isdir(name) or gguf_in(Path(name)) is not None:
         return Path(name)
     hub_name = _hub_name(name)
     return find_pulled(hub_name, revision) or pull(
@@ -44,8 +45,8 @@ def _hub_name(name: str) -> HubName:
     if _is_path(name):
         what = "is a file, not a folder" if os.path.isfile(name) else "does not exist"
         raise NotACheckpoint(
-            f"{shown(name)} {what}. Give the folder that holds config.json, or a hub name such as "
-            "openbmb/MiniCPM4-0.5B."
+            f"{shown(name)} {what}. Give the folder that holds config.json, a .gguf file, or a hub name such "
+            "as openbmb/MiniCPM4-0.5B."
         )
     try:
         return parse_name(name)

@@ -45,18 +45,21 @@ def fill_rounded(
     parts: Mapping[str, int],
     *,
     device: torch.device,
+    done: int = 0,
     progress: Progress | None = None,
 ) -> int:
-    """Let rounded matrices take the place of those of a model on the meta device; the bytes that were read.
+    """Let rounded matrices take the place of those of a model on the meta device; the bytes read by then.
 
-    Beside them at most one tensor as stored, and as bfloat16, is in memory. Raises NotFinite as `fill` does.
+    `done` bytes of others have been read before. Beside them at most one tensor as stored, and as bfloat16,
+    is in memory. Raises NotFinite as `fill` does.
     """
-    total = sum(checkpoint.tensors[name].nbytes for name, _ in model.named_parameters())
-    bad, done = [], 0
+    plain = (name for name, _ in model.named_parameters() if name not in checkpoint.packed)
+    total = done + sum(checkpoint.tensors[name].nbytes for name in plain)
+    bad = []
     for name in sorted(parts, key=lambda name: place(checkpoint.tensors[f"{name}.weight"])):
         info = checkpoint.tensors[f"{name}.weight"]
         rounded = round_to(checkpoint.read(f"{name}.weight").to(device, torch.bfloat16), parts[name])
-        _hold(model, name, rounded)
+        hold(model, name, rounded)
         if not is_finite(rounded.scales):  # what is not finite is the peak of its group
             bad.append(f"{name}.weight in {info.file.name}")
         give_back()  # what was read, or it would lie in pieces between what is kept
@@ -98,7 +101,8 @@ def _width(model: Trunk, name: str) -> int:
     return int(model.get_parameter(f"{name}.weight").shape[1])
 
 
-def _hold(model: Trunk, name: str, weight: QuantTensor) -> None:
+def hold(model: Trunk, name: str, weight: QuantTensor) -> None:
+    """Let a packed matrix take the place of that of the module of this name."""
     parent, _, child = name.rpartition(".")
     above = model.get_submodule(parent)
     kind = QuantEmbedding if isinstance(getattr(above, child), nn.Embedding) else QuantLinear

@@ -8,6 +8,9 @@ from minicpm.checkpoint.header import MAX_TENSORS, TensorInfo, read_header
 from minicpm.errors import MalformedFile, NotACheckpoint, UnsafeFormat
 
 SINGLE = "model.safetensors"
+_ENDING = ".safetensors"
+# What CPM.cu's converter writes, and what its loader looks for.
+_OTHER_SINGLES = ("model_gptq.safetensors", "model_gptq_marlin.safetensors")
 INDEX = "model.safetensors.index.json"
 _UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -17,14 +20,21 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
 
     Raises UnsafeFormat when only pickle files hold weights, and one error per kind of damage otherwise.
     """
-    single = inside(folder, SINGLE)
-    if single is not None:
-        refuse_pointers([single])
-        return read_header(single)
-    index = inside(folder, INDEX)
-    if index is None:
+    single, index = inside(folder, SINGLE), inside(folder, INDEX)
+    if single is None and index is not None:
+        return _read_sharded(folder, index)
+    single = single or _other_single(folder)
+    if single is None:
         raise _without_weights(folder)
-    return _read_sharded(folder, index)
+    refuse_pointers([single])
+    return read_header(single)
+
+
+def _other_single(folder: Path) -> Path | None:
+    """A file that holds all weights under a name of another program, as the only one there may."""
+    names = [name for name in file_names(folder) if name.endswith(_ENDING)]
+    known = [name for name in _OTHER_SINGLES if name in names]
+    return inside(folder, known[0] if known else names[0]) if known or len(names) == 1 else None
 
 
 def _without_weights(folder: Path) -> NotACheckpoint | UnsafeFormat:

@@ -27,8 +27,10 @@ def packing_of_checkpoint(checkpoint: Checkpoint) -> Packing | None:
     """How the projections of a checkpoint pack, in the dtype they are stored in; None when they do not.
 
     Tensors are read one after the other, up to the first that is not ternary. A checkpoint whose tensors are
-    not those of its config does not pack.
+    not those of its config does not pack, and neither does one of codes.
     """
+    if checkpoint.packed:
+        return None
     model = blank(parse(checkpoint.raw_config))
     needed = {name: weight.shape for name, weight in model.named_parameters()}
     checkpoint = with_prefix(checkpoint, needed)

@@ -2,11 +2,15 @@
 
 from collections.abc import Collection
 
+import torch
+
 from minicpm.checkpoint.files import readable, shown
 from minicpm.checkpoint.folder import Checkpoint
 from minicpm.checkpoint.header import TensorInfo
+from minicpm.checkpoint.packed_source import PackedSource
 from minicpm.config import ModelConfig
 from minicpm.errors import WeightMismatch
+from minicpm.ops.quant_tensor import plain
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
@@ -21,15 +25,26 @@ def check_tied_head(checkpoint: Checkpoint, config: ModelConfig, unused: Collect
     """
     if not config.tied or config.raw.get(_TIED) is not None:
         return
+    stored = checkpoint.stored
     for name in unused:
-        head = checkpoint.tensors.get(name)
-        embedding = checkpoint.tensors.get(name.removesuffix(_HEAD) + _EMBEDDING)
-        if name.endswith(_HEAD) and head and embedding and not _same(head, embedding):
+        head = stored.get(name)
+        embedding = stored.get(name.removesuffix(_HEAD) + _EMBEDDING)
+        if name.endswith(_HEAD) and head and embedding and not _alike(head, embedding):
             raise WeightMismatch(
                 f"{shown(str(checkpoint.path))} holds an output matrix {name} that differs from the "
                 f"embedding, and its config.json does not say whether the two are tied. Write {_TIED} false "
                 "there to use the matrix, or true to use the embedding."
             )
+
+
+def _alike(a: TensorInfo | PackedSource, b: TensorInfo | PackedSource) -> bool:
+    """Whether two matrices are the same; one in codes is not the same as a plain one."""
+    if isinstance(a, TensorInfo) and isinstance(b, TensorInfo):
+        return _same(a, b)
+    if isinstance(a, TensorInfo) or isinstance(b, TensorInfo) or a.shape != b.shape:
+        return False
+    one, other = (source.read(torch.float32) for source in (a, b))
+    return torch.equal(plain(one), plain(other))
 
 
 def _same(a: TensorInfo, b: TensorInfo) -> bool:

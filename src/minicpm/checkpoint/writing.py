@@ -46,21 +46,30 @@ def write_shards(
     progress: Progress | None = None,
 ) -> None:
     """Write `tensors`, which come in the order of `specs`, as one file, or as shards with an index."""
-    groups = _groups(specs, max_shard_bytes)
-    count = len(groups)
-    names = (
-        [SINGLE] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
-    )
+    groups = _named(_groups(specs, max_shard_bytes))
     stream = iter(tensors)
     total, done = sum(spec.nbytes for spec in specs), 0
-    for name, group in zip(names, groups, strict=True):
+    for name, group in groups.items():
         write_shard(folder / name, group, islice(stream, len(group)))
         done += sum(spec.nbytes for spec in group)
         if progress is not None:
             progress(done, total, name)
-    if count > 1:
-        placed = {spec.name: name for name, group in zip(names, groups, strict=True) for spec in group}
+    if len(groups) > 1:
+        placed = {spec.name: name for name, group in groups.items() for spec in group}
         write_index(folder, placed, total)
+
+
+def shard_bytes(specs: Sequence[TensorSpec], max_shard_bytes: int) -> dict[str, int]:
+    """The files that `write_shards` would write, and their bytes, but for an index."""
+    groups = _named(_groups(specs, max_shard_bytes))
+    return {name: len(_header(group)) + sum(spec.nbytes for spec in group) for name, group in groups.items()}
+
+
+def _named(groups: list[list[TensorSpec]]) -> dict[str, list[TensorSpec]]:
+    count = len(groups)
+    if count == 1:
+        return {SINGLE: groups[0]}
+    return {f"model-{i:05}-of-{count:05}.safetensors": group for i, group in enumerate(groups, start=1)}
 
 
 def _groups(specs: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec]]:

@@ -23,10 +23,12 @@ class Verbs(lazy.Group):
         "pull": "Fetch a model from a hub and verify it.",
         "list": "List the models that are here.",
         "rm": "Remove pulled models.",
-        "convert": "Turn legacy .bin weights into safetensors.",
+        "convert": "Turn a model into another format, for another program.",
+        "quantize": "Round a model's weights to few bits, and measure what that costs.",
+        "compare": "Measure how far one model's predictions are from another's.",
         "train": "Train a model.",
         "bench": "Measure speed, beside what this machine can do at most.",
-        "doctor": "Check this machine and installation, and say what to do.",
+        "doctor": "Check this machine and installation, or a model, and say what to do.",
     }
 
 

@@ -125,7 +125,8 @@ def _lines(plan: "Plan", events: "Sequence[Event]") -> list[str]:
 
 def _title(plan: "Plan") -> str:
     weights = "random weights" if plan.shape.folder is None else "its own weights"
-    return f"{plan.shape.name}, {len(plan.shape.config.layers)} layers, {weights}"
+    kv = "" if plan.kv == "auto" else f", keys and values in {plan.kv}"
+    return f"{plan.shape.name}, {len(plan.shape.config.layers)} layers, {weights}{kv}"
 
 
 def _limit_line(limits: Any) -> str:

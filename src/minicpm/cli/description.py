@@ -22,11 +22,14 @@ from minicpm.config import (
 )
 from minicpm.config.dtypes import BITS
 from minicpm.config.holding import held_bytes
+from minicpm.config.kv import INT8, has_keys, why_not_int8
+from minicpm.config.memory import cache_bytes
 from minicpm.config.rope import rope_words
 from minicpm.config.sparse import chosen_blocks, dense_positions
 
 if TYPE_CHECKING:
     from minicpm.checkpoint import Checkpoint
+    from minicpm.checkpoint.packed_source import PackedSource
     from minicpm.text.format import ChatFormat
 
 Document = dict[str, Any]
@@ -105,12 +108,13 @@ def describe_folder(folder: Path, contexts: Sequence[int] | None = None) -> Docu
         "path": str(folder),
         **document,
         **_files(checkpoint),
+        **_held(checkpoint, document),
         "ternary": _ternary(checkpoint),
-        "licence": licence_of(folder),
+        "licence": licence_of(checkpoint.path),
     }
     if document["use"] != _CHAT:
         return described
-    chat = chat_format(folder, document["family"])
+    chat = chat_format(checkpoint.path, document["family"])
     ends = {*document["eos_ids"], *end_ids(checkpoint.generation), *chat.tokenizer.eos_ids}
     return {
         **described,
@@ -120,6 +124,12 @@ def describe_folder(folder: Path, contexts: Sequence[int] | None = None) -> Docu
         "template_origin": chat.template_origin,
         "tool_dialect": chat.dialect,
     }
+
+
+def needed_codes(checkpoint: "Checkpoint", config: ModelConfig) -> "dict[str, PackedSource]":
+    """The matrices in codes that a model needs: not a head that its embedding takes the place of."""
+    unused = ("lm_head.weight",) if config.tied else ()
+    return {name: source for name, source in checkpoint.packed.items() if not name.endswith(unused)}
 
 
 def use(config: ModelConfig) -> str:
@@ -142,12 +152,26 @@ def chat_format(folder: Path, family_name: str) -> "ChatFormat":
     return ChatFormat.from_folder(folder, template=known.template, dialect=known.dialect)
 
 
+def _held(checkpoint: "Checkpoint", document: Document) -> Document:
+    """Of weights in codes what they are, and what memory they take instead of plain ones."""
+    from minicpm.cli.codes import describe_codes
+    from minicpm.models.registry import parse
+
+    quantized = describe_codes(checkpoint)
+    if quantized is None:
+        return {"quantized": None}
+    config = parse(checkpoint.raw_config)
+    memory = [_memory(config, at["context"], checkpoint) for at in document["memory"]]
+    return {"quantized": quantized, "memory": memory, "rounded": None}
+
+
 def _files(checkpoint: "Checkpoint") -> Document:
     return {
         "bytes": checkpoint.total_bytes,
         "files": len(checkpoint.files),
-        "tensors": len(checkpoint.tensors),
-        "stored_as": sorted({info.dtype for info in checkpoint.tensors.values()}),
+        "tensors": len(checkpoint.tensors) + len(checkpoint.packed),
+        "stored_as": sorted({info.dtype for info in checkpoint.tensors.values()})
+        + sorted({source.format for source in checkpoint.packed.values()}),
     }
 
 
@@ -185,15 +209,27 @@ def _usual(config: ModelConfig) -> list[int]:
     return sorted({config.context, most, *(tokens for tokens in _CONTEXTS if tokens < most)})
 
 
-def _memory(config: ModelConfig, tokens: int) -> Document:
+def _memory(config: ModelConfig, tokens: int, checkpoint: "Checkpoint | None" = None) -> Document:
     from minicpm.checkpoint import plan_memory
+    from minicpm.checkpoint.plan import codes_plan
 
     plan = plan_memory(extend(config, tokens), resolve_dtype("auto", config.dtype), tokens)
+    plan = codes_plan(plan, config, {} if checkpoint is None else needed_codes(checkpoint, config))
     return {
         "context": tokens,
         "dtype": plan.dtype,
+        "held_as": plan.held_as,
         "weight_bytes": plan.weight_bytes,
         "cache_bytes": plan.cache_bytes,
+        "int8_cache_bytes": _int8_cache_bytes(extend(config, tokens), plan.dtype, tokens),
         "needed_bytes": plan.needed_bytes,
         "fits": plan.fits,
     }
+
+
+def _int8_cache_bytes(config: ModelConfig, dtype: str, tokens: int) -> int | None:
+    """Bytes of the cache with keys and values in 8 bits; None where no kernels would read them."""
+    kept = config.causal and any(has_keys(layer.mixer) for layer in config.layers)
+    if not kept or dtype != "bfloat16" or why_not_int8(config) is not None:
+        return None
+    return cache_bytes(config, tokens, dtype, INT8)

@@ -31,6 +31,9 @@ class LoadOptions:
     weights: str = "plain"
     """How weights are held: plain; int8 or int4 (rounded while loading); packed (ternary models, exact) or
     ternary (the same, and the head rounded to 8 bits)."""
+    kv: str = "auto"
+    """How keys and values are held: auto (in the weights' dtype), or int8 for about half the memory of a
+    context, with the native backend."""
     dtype: str = "auto"
     """Number format of the weights: auto (as the checkpoint says), bfloat16, float16 or float32."""
     device: str = "cpu"
@@ -53,7 +56,7 @@ class LoadOptions:
 
 
 LOADING = tuple(field.name for field in fields(LoadOptions))
-_OF_SEQUENCES = ("context", "sparse", "weights", "adapter")
+_OF_SEQUENCES = ("context", "sparse", "weights", "kv", "adapter")
 LOADING_WHOLE_TEXTS = tuple(name for name in LOADING if name not in _OF_SEQUENCES)
 """For models that look at whole texts, whose limit is their own."""
 
@@ -65,7 +68,7 @@ def open_model(name: str, options: LoadOptions) -> "Model":
         from minicpm.engine.api import load
 
         adapters = {} if options.adapter is None else {ADAPTER: options.adapter}
-        return partial(load, sparse=options.sparse, weights=options.weights, adapters=adapters)
+        return partial(load, sparse=options.sparse, weights=options.weights, kv=options.kv, adapters=adapters)
 
     return _opened(name, options, loader)
 
@@ -112,10 +115,12 @@ def _opened(name: str, options: LoadOptions, loader: Callable[[], Callable[..., 
 def _check(options: LoadOptions) -> None:
     from minicpm.config import dtype_name
     from minicpm.config.dtypes import check_holding
+    from minicpm.config.kv import check_kv
     from minicpm.config.sparse import check_mode
 
     check_mode(options.sparse)
     check_holding(options.weights)
+    check_kv(options.kv)
     if options.dtype != "auto":
         dtype_name(options.dtype)
     if options.backend != "auto":
@@ -137,17 +142,23 @@ def _say_memory(folder: Path, options: LoadOptions) -> None:
     if options.context is None:
         return
     from minicpm.checkpoint import open_checkpoint, plan_memory
-    from minicpm.checkpoint.plan import require_fit
+    from minicpm.checkpoint.plan import codes_plan, require_fit
+    from minicpm.cli.description import needed_codes
     from minicpm.cli.units import size
     from minicpm.config import extend
-    from minicpm.config.dtypes import held_dtype
+    from minicpm.config.dtypes import BITS, held_dtype
     from minicpm.config.sparse import with_sparse
     from minicpm.models.registry import parse
 
-    parsed = with_sparse(parse(open_checkpoint(folder).raw_config), options.sparse)
+    checkpoint = open_checkpoint(folder)
+    parsed = with_sparse(parse(checkpoint.raw_config), options.sparse)
     config = extend(parsed, options.context)
     dtype = held_dtype(options.dtype, config.dtype, options.weights)
-    plan = plan_memory(config, dtype, options.context, weights=options.weights)
+    plan = plan_memory(config, dtype, options.context, weights=options.weights, kv=options.kv)
+    codes = needed_codes(checkpoint, config)
+    bits = BITS.get(options.weights)
+    rounded = {name.removesuffix(".weight"): bits for name in codes if bits and ".layers." in name}
+    plan = codes_plan(plan, config, codes, rounded)
     free = "" if plan.limit is None else f"; {size(plan.limit.free_bytes)} are free"
     print(
         f"A context of {plan.tokens:,} tokens takes {size(plan.needed_bytes)}: {size(plan.weight_bytes)} of "

@@ -4,7 +4,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 _PLAIN_EVERY_S = 10.0
 
@@ -67,6 +70,52 @@ def activity(title: str) -> Iterator[Callable[[str], object]]:
 
     with Console(stderr=True).status(title) as status:
         yield lambda text: status.update(f"{title}: {text}")
+
+
+class Journal(Protocol):
+    """What long work in steps writes to standard error."""
+
+    def now(self, text: str) -> None:
+        """Says what is being done, on a terminal."""
+        ...
+
+    def line(self, text: str) -> None:
+        """Writes a line that stays."""
+        ...
+
+
+@contextmanager
+def journal(title: str) -> Iterator[Journal]:
+    """Lines that stay, and on a terminal below them a sign of life that says what is being done."""
+    if not _is_terminal():
+        yield _Lines()
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title) as status:
+        yield _Status(title, status)
+
+
+class _Lines:
+    def now(self, text: str) -> None:
+        """Nothing: each would stay."""
+
+    def line(self, text: str) -> None:
+        """Writes it."""
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Status:
+    def __init__(self, title: str, status: "Status") -> None:
+        self._title, self._status = title, status
+
+    def now(self, text: str) -> None:
+        """Shows it."""
+        self._status.update(f"{self._title}: {text}")
+
+    def line(self, text: str) -> None:
+        """Writes it above."""
+        self._status.console.print(text, highlight=False, markup=False)
 
 
 def _is_terminal() -> bool:

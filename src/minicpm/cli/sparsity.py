@@ -14,9 +14,10 @@ def measure(folder: Path, text: str) -> dict[str, Any]:
     from minicpm.models.trunk import Trunk
     from minicpm.text.tokenizer import Tokenizer
 
-    ids = Tokenizer.from_folder(folder).encode(text)
+    checkpoint = open_checkpoint(folder)
+    ids = Tokenizer.from_folder(checkpoint.path).encode(text)
     with stage("Stopped; nothing was measured."), spinner(f"Reading {len(ids):,} tokens"):
-        found = activation_sparsity(load_as(Trunk, open_checkpoint(folder)), ids)
+        found = activation_sparsity(load_as(Trunk, checkpoint), ids)
     return {"layers": list(found.layers), "mean": found.mean, "tokens": found.tokens}
 
 

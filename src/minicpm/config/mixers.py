@@ -1,7 +1,8 @@
 """The token mixers a layer may hold, as frozen data.
 
 Each says how many weights it has and what it remembers: `page_values` numbers per page of 64 tokens, in the
-cache's dtype, and `state_values` float32 numbers per sequence, however long.
+cache's dtype, and `state_values` float32 numbers per sequence, however long. `page_vectors` of these numbers
+are whole keys and values, which may be held in fewer bits than the rest.
 """
 
 from dataclasses import dataclass
@@ -29,9 +30,14 @@ class GQA:
         return self.heads // self.kv_heads
 
     @property
+    def page_vectors(self) -> int:
+        """Keys and values of a page, each of `head_dim` numbers."""
+        return PAGE_TOKENS * 2 * self.kv_heads
+
+    @property
     def page_values(self) -> int:
         """Keys and values of a page."""
-        return PAGE_TOKENS * 2 * self.kv_heads * self.head_dim
+        return self.page_vectors * self.head_dim
 
     @property
     def state_values(self) -> int:
@@ -90,10 +96,15 @@ class InfLLM:
         return self.sparse.use_nope and self.attention.rotary
 
     @property
+    def page_vectors(self) -> int:
+        """Keys and values of a page, and unrotated keys where they choose, each of `head_dim` numbers."""
+        return self.attention.page_vectors + PAGE_TOKENS * self.kv_heads * self.scores_unrotated
+
+    @property
     def page_values(self) -> int:
-        """Keys and values of a page, one compressed key per stride, and unrotated keys where they choose."""
-        rows = PAGE_TOKENS // self.sparse.kernel_stride + PAGE_TOKENS * self.scores_unrotated
-        return self.attention.page_values + rows * self.kv_heads * self.head_dim
+        """All vectors of a page, and one compressed key per stride."""
+        compressed = PAGE_TOKENS // self.sparse.kernel_stride * self.kv_heads
+        return (self.page_vectors + compressed) * self.head_dim
 
     @property
     def state_values(self) -> int:
@@ -132,6 +143,11 @@ class MLA:
         return self.nope + self.rope
 
     @property
+    def page_vectors(self) -> int:
+        """No keys and values are kept."""
+        return 0
+
+    @property
     def page_values(self) -> int:
         """Latents and rotated keys of a page."""
         return PAGE_TOKENS * (self.kv_rank + self.rope)
@@ -165,6 +181,11 @@ class Lightning:
     qk_norm: bool = True
     output_norm: bool = True
     gated: bool = True
+
+    @property
+    def page_vectors(self) -> int:
+        """No keys and values are kept."""
+        return 0
 
     @property
     def page_values(self) -> int:

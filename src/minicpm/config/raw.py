@@ -10,7 +10,8 @@ from minicpm.errors import BadConfig, UnreadConfig
 LARGEST_SIZE = 2**20
 LARGEST_NUMBER = 1e12
 
-# Keys of Hugging Face configs that change nothing in a forward pass of these models.
+# Keys of Hugging Face configs that change nothing in a forward pass of these models. How weights are
+# quantized is read where their files are.
 HARMLESS = frozenset(
     """
     _name_or_path _attn_implementation _commit_hash add_cross_attention architectures attention_dropout
@@ -24,7 +25,8 @@ HARMLESS = frozenset(
     remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id shift_labels
     suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class
     top_k top_p torch_dtype torchscript transformers_version transformers.js_config typical_p
-    unsloth_fixed unsloth_version use_bfloat16 use_cache use_return_dict resid_pdrop embd_pdrop
+    quantization quantization_config unsloth_fixed unsloth_version use_bfloat16 use_cache use_return_dict
+    resid_pdrop embd_pdrop
     """.split()
 )
 

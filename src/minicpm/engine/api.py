@@ -12,6 +12,7 @@ from minicpm.cache import PAGE
 from minicpm.checkpoint.adapters import Adapter, attach, merge, open_adapter
 from minicpm.checkpoint.progress import Progress
 from minicpm.config import ModelConfig, dtype_name
+from minicpm.config.kv import AUTO, kv_notes
 from minicpm.engine.answer import Answer, Reply
 from minicpm.engine.completion import Completer, Completion, Score
 from minicpm.engine.defaults import end_ids, sampling_defaults
@@ -43,10 +44,11 @@ class Model:
         checkpoint: checkpoints.Checkpoint,
         *,
         pages: int | None = None,
+        kv: str = AUTO,
         notes: Sequence[str] = (),
         **engine: Any,
     ) -> None:
-        """`engine` takes Engine's options. Raises TokenizerError, TemplateError or BadConfig."""
+        """`engine` takes Engine's further options. Raises TokenizerError, TemplateError or BadConfig."""
         family = registry.family(decoder.config.family)
         self.path = checkpoint.path
         self.tokenizer = Tokenizer.from_folder(self.path)
@@ -65,10 +67,10 @@ class Model:
             *self.tokenizer.eos_ids,
             *self.format.stop_ids,
         }
-        self.engine = Engine(decoder, pages=pages or _pages(decoder), eos_ids=ends, **engine)
+        self.engine = Engine(decoder, pages=pages or _pages(decoder, kv), kv=kv, eos_ids=ends, **engine)
         self.chat_model = LocalChat(self.engine, self.tokenizer, self.format, self._generation)
         self._completer = Completer(self.engine, self.tokenizer)
-        self.notes = (*self.config.notes, *notes, *_bounds(self.engine))
+        self.notes = (*self.config.notes, *notes, *kv_notes(self.config, kv), *_bounds(self.engine))
 
     @property
     def decoder(self) -> Decoder:
@@ -159,6 +161,7 @@ def load(
     context: int | None = None,
     sparse: str = "auto",
     weights: str = "plain",
+    kv: str = AUTO,
     revision: str | None = None,
     offline: bool = False,
     pages: int | None = None,
@@ -180,6 +183,7 @@ def load(
     "ternary" rounds the head to 8 bits besides, which is sooner.
     "int8" and "int4" round the weights of any model while loading, to 8 or 4 bits with a scale per group,
     and its head to 8: a half or a third of the memory, and slightly other answers, sooner.
+    `kv` "int8" holds keys and values in 8 bits, about half the memory of a context, for the native kernels.
     All errors are MiniCPMErrors.
     """
     if weights != "plain" and merged is not None:
@@ -201,6 +205,7 @@ def load(
         context=context,
         sparse=sparse,
         weights=weights,
+        kv=kv,
         progress=progress,
     )
     notes = _adapt(decoder, str(model), summed, beside)
@@ -210,6 +215,7 @@ def load(
         decoder,
         opened,
         pages=pages,
+        kv=kv,
         max_sequences=max_sequences,
         max_batch_tokens=max_batch_tokens,
         prefix_cache=prefix_cache,
@@ -230,8 +236,8 @@ def _adapt(
     return notes
 
 
-def _pages(decoder: Decoder) -> int:
-    return default_pages(decoder.config, dtype_name(str(decoder.dtype)), free_bytes_on(decoder.device))
+def _pages(decoder: Decoder, kv: str) -> int:
+    return default_pages(decoder.config, dtype_name(str(decoder.dtype)), free_bytes_on(decoder.device), kv)
 
 
 def _bounds(engine: Engine) -> list[str]:

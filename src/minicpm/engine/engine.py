@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from minicpm.cache import PAGE
+from minicpm.config.kv import AUTO
 from minicpm.engine.admission import Limits, longest
 from minicpm.engine.images import ImageNumbers, check_images
 from minicpm.engine.memory import prefix_holders
@@ -48,8 +49,12 @@ class Engine:
         max_requests: int = 1024,
         eos_ids: Iterable[int] = (),
         prefix_cache: bool = True,
+        kv: str = AUTO,
     ) -> None:
-        """`pages` of 64 tokens: one full context unless said. `max_requests` bounds unfinished requests."""
+        """`pages` of 64 tokens: one full context unless said. `max_requests` bounds unfinished requests.
+
+        `kv` is as for `Decoder.new_cache`.
+        """
         pages = -(-decoder.config.context // PAGE) if pages is None else pages
         _check_sizes(
             pages=pages,
@@ -58,7 +63,7 @@ class Engine:
             max_requests=max_requests,
         )
         self.decoder = decoder
-        self.cache = decoder.new_cache(pages)
+        self.cache = decoder.new_cache(pages, kv=kv)
         self.limits = Limits(
             context=decoder.config.context,
             cache_tokens=self.cache.total_pages * PAGE,

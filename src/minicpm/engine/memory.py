@@ -5,6 +5,7 @@ import torch
 from minicpm.cache import PAGE
 from minicpm.checkpoint.available import memory_limits, tightest
 from minicpm.config import ModelConfig
+from minicpm.config.kv import AUTO
 from minicpm.config.memory import page_bytes, state_bytes
 from minicpm.engine.prefix import MAX_HOLDERS
 
@@ -17,12 +18,12 @@ PREFIX_STATE_BYTES = 2**30
 """Recurrent states that finished sequences may hold for reuse: 21 sequences of MiniCPM-SALA."""
 
 
-def default_pages(config: ModelConfig, dtype: str, free_bytes: int | None) -> int:
+def default_pages(config: ModelConfig, dtype: str, free_bytes: int | None, kv: str = AUTO) -> int:
     """Pages for one full context, or fewer where free memory bounds them; at least one."""
     wanted = -(-max(config.context, SMALL_CONTEXT) // PAGE)
     if free_bytes is None:
         return wanted
-    page = max(page_bytes(config, dtype), 1)  # a model without attention keeps nothing in its pages
+    page = max(page_bytes(config, dtype, kv), 1)  # a model without attention keeps nothing in its pages
     return max(1, min(wanted, int(free_bytes * CACHE_SHARE) // page))
 
 

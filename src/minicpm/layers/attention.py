@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from minicpm.cache import BlockedStore, TokenStore
+from minicpm.cache import PAGE_FORMATS, BlockedStore, PageFormat, TokenStore
 from minicpm.config import GQA, InfLLM
+from minicpm.config.kv import AUTO
+from minicpm.errors import BadParameter
 from minicpm.layers.fused import fuse, hold, project
 from minicpm.layers.step import Step
 from minicpm.ops.backend import TORCH, Backend
@@ -53,15 +55,31 @@ class Attention(nn.Module):
         """How it chooses blocks, if it does."""
         return None
 
-    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> TokenStore | BlockedStore:
-        """An empty store of `pages` pages for this layer."""
-        kind = BlockedStore if self.native_pages and dtype == torch.bfloat16 else TokenStore
-        return kind(pages, self.mixer.kv_heads, self.mixer.head_dim, dtype=dtype, device=device)
+    def new_store(
+        self, pages: int, dtype: torch.dtype, device: torch.device, kv: str = AUTO
+    ) -> TokenStore | BlockedStore:
+        """An empty store of `pages` pages for this layer, `kv` as for `Decoder.new_cache`."""
+        heads, width, held = self.mixer.kv_heads, self.mixer.head_dim, self._page_format(dtype, kv)
+        if held is None:
+            return TokenStore(pages, heads, width, dtype=dtype, device=device)
+        return BlockedStore(pages, heads, width, held=held, device=device)
 
     def prepare(self, backend: Backend = TORCH) -> None:
         """Fuse the three input projections; inference only from here on."""
         self.fused = fuse(self, ("q_proj", "k_proj", "v_proj"), backend)
         hold(self, ("o_proj", "o_gate") if self.mixer.gated else ("o_proj",), backend)
+
+    def _page_format(self, dtype: torch.dtype, kv: str) -> PageFormat | None:
+        """How pages of the kernels hold its keys and values; None where a store has none of these."""
+        if self.native_pages and (dtype == torch.bfloat16 or kv != AUTO):
+            return PAGE_FORMATS[kv]
+        if kv != AUTO:
+            raise BadParameter(
+                f"Keys and values of layer {self.layer} cannot be held in {kv}: the native kernels do not do "
+                "all of its attention, for its projections are wrapped, watched or in a format that they do "
+                "not know. Leave kv at auto."
+            )
+        return None
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         return project(x, (self.q_proj, self.k_proj, self.v_proj), self.fused)

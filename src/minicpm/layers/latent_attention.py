@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from minicpm.cache import LatentStore, Segment
 from minicpm.config import MLA
+from minicpm.config.kv import AUTO
 from minicpm.layers.fused import fuse, hold, project
 from minicpm.layers.lora import AdaptedLinear, weight_with
 from minicpm.layers.norm import RMSNorm
@@ -52,8 +53,8 @@ class LatentAttention(nn.Module):
         mixed = self._fresh(q, latents, step) if step.cache is None else self._cached(q, latents, step)
         return self.o_proj(pad_to(mixed.flatten(1), len(x)))
 
-    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> LatentStore:
-        """An empty store of `pages` pages for this layer."""
+    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device, kv: str = AUTO) -> LatentStore:
+        """An empty store of `pages` pages for this layer; latents are no keys and values that `kv` means."""
         return LatentStore(pages, self.mixer.kv_rank + self.mixer.rope, dtype=dtype, device=device)
 
     def prepare(self, backend: Backend = TORCH) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from minicpm.cache import PAGE, Recent, Segment, StateStore
 from minicpm.config import Lightning
+from minicpm.config.kv import AUTO
 from minicpm.layers.fused import fuse, hold, project
 from minicpm.layers.norm import RMSNorm
 from minicpm.layers.step import Step
@@ -58,8 +59,8 @@ class LightningAttention(nn.Module):
             mixed = mixed * torch.sigmoid(self.z_proj(x))
         return self.o_proj(mixed)
 
-    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> StateStore:
-        """An empty store; states are float32 whatever the cache's dtype, and no page holds any of them."""
+    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device, kv: str = AUTO) -> StateStore:
+        """An empty store; states are float32 whatever dtype and kv are, and no page holds any of them."""
         return StateStore()
 
     def prepare(self, backend: Backend = TORCH) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from minicpm.cache import Store
 from minicpm.config import GQA, MLA, InfLLM, Lightning, Mixer
+from minicpm.config.kv import AUTO
 from minicpm.layers.attention import Attention
 from minicpm.layers.latent_attention import LatentAttention
 from minicpm.layers.lightning import LightningAttention
@@ -22,8 +23,11 @@ class MixerModule(Protocol):
         """x [T, D] normalised; result [T, D]. Rows beyond the batch's tokens are padding."""
         ...
 
-    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device) -> Store:
-        """What this layer remembers, for sequences over `pages` pages."""
+    def new_store(self, pages: int, dtype: torch.dtype, device: torch.device, kv: str = AUTO) -> Store:
+        """What this layer remembers, for sequences over `pages` pages; `kv` as for `Decoder.new_cache`.
+
+        Raises BadParameter for keys and values that this layer cannot hold so.
+        """
         ...
 
     def prepare(self, backend: Backend = TORCH) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minicpm.cache import BlockedSparseStore, BlockedStore, Cache
+from minicpm.cache import BlockedStore, Cache
 from minicpm.config import FATReLU, InfLLM, SiLU
 from minicpm.config.sparse import chosen_blocks, dense_positions, local_blocks
 from minicpm.layers.attention import Attention
@@ -64,7 +64,6 @@ class NativeAttention:
         gain = _gain(norm)  # copied by what is made here
         self._runtime = runtime
         self._layer = attention.layer
-        self._heads, self._width = mixer.kv_heads, mixer.head_dim
         self._attention = required().AttentionLayer(
             norm=gain.data_ptr(),
             eps=norm.eps,
@@ -84,8 +83,10 @@ class NativeAttention:
         assert step.cache is not None
         assert step.native is not None
         pool, scratch = self._runtime.pool, self._runtime.scratch
-        pages = self._pages(step.cache)
-        self._attention.run(pool, scratch, h.data_ptr(), step.native.handle, *pages)
+        store = self._store(step.cache)
+        self._attention.run(
+            pool, scratch, h.data_ptr(), step.native.handle, store.handle, store.compressed_address
+        )
 
     def reads(self, cache: Cache) -> bool:
         """Whether a cache keeps this layer in pages of the kernels; one of another dtype does not."""
@@ -93,20 +94,15 @@ class NativeAttention:
 
     def append_to(self, stack: Any, cache: Cache) -> None:
         """Let a native stack do this next, on what this layer remembers in a cache."""
-        stack.attend(self._attention, *self._pages(cache))
+        store = self._store(cache)
+        stack.attend(self._attention, store.handle, store.compressed_address)
 
-    def _pages(self, cache: Cache) -> tuple[int, int, int, int, int, int]:
-        """Heads and width of the layer's store, and where it holds k, v, unrotated and compressed keys."""
+    def _store(self, cache: Cache) -> BlockedStore:
         store = cache.stores[self._layer]
         assert isinstance(store, BlockedStore), (
             f"native layers need a BlockedStore, not {type(store).__name__}"
         )
-        unrotated = compressed = 0
-        if isinstance(store, BlockedSparseStore):
-            compressed = store.compressed.pages.data_ptr()
-            unrotated = 0 if store.unrotated is None else store.unrotated.pages.data_ptr()
-        k, v = store.k.pages.data_ptr(), store.v.pages.data_ptr()
-        return self._heads, self._width, k, v, unrotated, compressed
+        return store
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeAttention:
         return self

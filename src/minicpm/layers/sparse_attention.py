@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minicpm.cache import BlockedSparseStore, Rows, SparseStore
 from minicpm.config import InfLLM
+from minicpm.config.kv import AUTO
 from minicpm.config.sparse import dense_positions
 from minicpm.layers.attention import Attention
 from minicpm.layers.step import Step
@@ -89,11 +90,13 @@ class SparseAttention(Attention):
         return self._infllm
 
     def new_store(
-        self, pages: int, dtype: torch.dtype, device: torch.device
+        self, pages: int, dtype: torch.dtype, device: torch.device, kv: str = AUTO
     ) -> SparseStore | BlockedSparseStore:
-        """An empty store of `pages` pages for this layer."""
-        kind = BlockedSparseStore if self.native_pages and dtype == torch.bfloat16 else SparseStore
-        return kind(pages, self.infllm, dtype=dtype, device=device)
+        """An empty store of `pages` pages for this layer, `kv` as for `Decoder.new_cache`."""
+        held = self._page_format(dtype, kv)
+        if held is None:
+            return SparseStore(pages, self.infllm, dtype=dtype, device=device)
+        return BlockedSparseStore(pages, self.infllm, held=held, device=device)
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> _Heads:
         if not self.mixer.rotary:

@@ -8,9 +8,11 @@ from torch.nn.functional import linear
 
 from minicpm.cache import Batch, Cache
 from minicpm.config import ModelConfig
+from minicpm.config.kv import AUTO
 from minicpm.layers.fused import hold
 from minicpm.layers.mixers import as_mixer
 from minicpm.layers.native_linear import NativeEmbedding, NativeLinear, native_embedding
+from minicpm.models.kv import require_kv
 from minicpm.models.trunk import Trunk
 from minicpm.ops.backend import Backend
 from minicpm.ops.native.matrix import NativeMatrix
@@ -68,9 +70,15 @@ class Decoder(Trunk):
         sequence = torch.as_tensor(ids, dtype=torch.int64, device=self.device)
         return self.logits(self(Batch.of_sequences(sequence)))
 
-    def new_cache(self, pages: int, dtype: torch.dtype | None = None) -> Cache:
-        """An empty cache of `pages` pages of 64 tokens, in the weights' dtype unless said."""
+    def new_cache(self, pages: int, dtype: torch.dtype | None = None, *, kv: str = AUTO) -> Cache:
+        """An empty cache of `pages` pages of 64 tokens, in the weights' dtype unless said.
+
+        `kv` "int8" holds keys and values of softmax attention in 8 bits with a scale per token and head,
+        which the native kernels read; latents and recurrent states stay as they are. Raises BadParameter
+        where that cannot be had.
+        """
+        require_kv(kv, self.config, self.backend, dtype=self.dtype, device=self.device)
         dtype = dtype or self.dtype
         mixers = [as_mixer(block.self_attn) for block in self.model.layers]
-        stores = [mixer.new_store(pages, dtype, self.device) for mixer in mixers]
+        stores = [mixer.new_store(pages, dtype, self.device, kv) for mixer in mixers]
         return Cache(stores, pages, device=self.device)

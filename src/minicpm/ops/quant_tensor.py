@@ -178,6 +178,11 @@ def _unpack_across(packed: Tensor, bits: int, count: int) -> Tensor:
     return torch.stack(slots, dim=-1).to(torch.uint8).flatten(1)[:, :count]
 
 
+def plain(weight: Weight) -> Tensor:
+    """The matrix [O, I] itself, decoded where it is held in codes."""
+    return weight if isinstance(weight, Tensor) else decode(weight)
+
+
 def decode(weight: QuantTensor) -> Tensor:
     """The matrix [O, I], computed in float32 and rounded once."""
     scheme = weight.scheme

@@ -1,6 +1,6 @@
-"""Rounds matrices to 4 or 8 bits per weight, symmetric, with one scale per group of columns.
+"""Rounds matrices to 8 bits per weight or fewer, symmetric, with one scale per group of columns.
 
-Nothing is calibrated: each group of a row is rounded to the nearest codes by itself. Of 4-bit groups a few
+Nothing is calibrated: each group of a row is rounded to the nearest codes by itself. Below 8 bits a few
 scales are tried and the one with the least squared error is kept.
 """
 
@@ -14,11 +14,18 @@ from torch import Tensor
 from minicpm.config.holding import group_of
 from minicpm.ops.quant_tensor import QuantTensor, Scheme, pack_codes
 
-# What the largest weight of a group, with its sign, is divided by for a scale. In 4 bits it then becomes code
-# -8, which has no positive counterpart, or falls somewhat short of itself for the sake of all others. On
-# normal and heavy-tailed weights these five give 0.953 times the root mean square error of -8 alone, and nine
-# give 0.950.
-_DIVISORS = {8: (127.0,), 4: (-8.0, -8.25, -8.5, -8.75, -9.0)}
+# What the largest weight of a group, with its sign, is divided by for a scale. Below 8 bits it then becomes
+# the lowest code, which has no positive counterpart, or falls somewhat short of itself for the sake of all
+# others. On normal and heavy-tailed weights the five of 4 bits give 0.953 times the root mean square error of
+# -8 alone, and nine give 0.950; those of 3 and 2 bits are within 1 % of forty.
+_DIVISORS = {
+    8: (127.0,),
+    4: (-8.0, -8.25, -8.5, -8.75, -9.0),
+    3: (-4.0, -4.25, -4.5, -5.0, -5.5, -6.0),
+    2: (-2.0, -2.25, -2.5, -2.75, -3.0, -3.5, -4.0),
+}
+# The largest of many weights is further from the others; these are tried besides in groups of more than that.
+_WIDE, _WIDE_DIVISORS = 64, {8: (), 4: (-9.5, -10.0, -11.0, -12.0), 3: (-7.0, -8.0), 2: (-5.0, -6.0)}
 # Weights rounded at a time, so that what is computed with them stays in a processor's own cache.
 _SLICE = 1 << 18
 
@@ -29,20 +36,22 @@ def working_bytes() -> int:
 
 
 @torch.no_grad()
-def round_to(weight: Tensor, bits: int) -> QuantTensor:
-    """A finite matrix [O, I] in 4 or 8 bits per weight; `group_of` must know a group. Scales are like weight.
+def round_to(weight: Tensor, bits: int, group: int | None = None) -> QuantTensor:
+    """A finite matrix [O, I] in 8, 4, 3 or 2 bits per weight and groups of as many; scales are like weight.
 
-    Beside the result it takes a few slices of memory.
+    Without a group that of `group_of` is taken, which must know one. Beside the result it takes a few slices
+    of memory.
     """
     rows, columns = weight.shape
-    group = group_of(columns, bits)
+    group = group or group_of(columns, bits)
     assert group is not None, f"{columns} columns are not rounded to {bits} bits"
-    codes = torch.empty(rows, columns * bits // 8, dtype=torch.uint8, device=weight.device)
+    assert columns % group == 0, f"groups of {group} do not divide {columns} columns"
+    codes = torch.empty(rows, -(-columns * bits // 8), dtype=torch.uint8, device=weight.device)
     scales = torch.empty(rows, columns // group, dtype=weight.dtype, device=weight.device)
 
     def fill(part: slice) -> None:
         grouped = weight[part].unflatten(1, (-1, group)).float()
-        scale = _best_scale(grouped, bits, weight.dtype)
+        scale = best_scale(grouped, bits, weight.dtype)
         scales[part] = scale[..., 0].to(weight.dtype)
         codes[part] = pack_codes(_codes(grouped, scale, bits).flatten(1), bits)
 
@@ -68,12 +77,15 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(count)  # threads that are still to come take the number that was set last
 
 
-def _best_scale(grouped: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """The scale [n, G, 1] that each group [n, G, g] is nearest to itself with, as `dtype` has it."""
+def best_scale(grouped: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """The scale [n, G, 1] that each group [n, G, g] is nearest to itself with, as `dtype` has it.
+
+    float32 in and out; the codes are those of a symmetric `Scheme`.
+    """
     # Each by itself: aminmax is five times slower along a short axis.
     most, least = grouped.amax(dim=-1, keepdim=True), grouped.amin(dim=-1, keepdim=True)
     peak = torch.where(most >= -least, most, least)
-    tried = [(peak / divisor).to(dtype).float() for divisor in _DIVISORS[bits]]
+    tried = [(peak / divisor).to(dtype).float() for divisor in _divisors(bits, grouped.shape[-1])]
     if len(tried) == 1:
         return tried[0]
     best, room = tried[0], torch.empty_like(grouped)
@@ -83,6 +95,10 @@ def _best_scale(grouped: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
         best = torch.where(other < error, scale, best)
         error = torch.minimum(error, other)
     return best
+
+
+def _divisors(bits: int, group: int) -> tuple[float, ...]:
+    return _DIVISORS[bits] + (_WIDE_DIVISORS[bits] if group > _WIDE else ())
 
 
 def _error(grouped: Tensor, scale: Tensor, bits: int, room: Tensor) -> Tensor:

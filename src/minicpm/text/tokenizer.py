@@ -66,6 +66,14 @@ class Tokenizer:
         detokenizer = self.detokenizer()
         return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
 
+    def broken_share(self, ids: Sequence[int]) -> float:
+        """The share of ids that stand for no whole character: unknown ones, and single bytes of one.
+
+        Text in a script that the vocabulary does not hold consists of little else.
+        """
+        unknown = self.special_ids.get(self.names.get("unk_token", ""))
+        return sum(i == unknown or _is_broken(self._text.bytes_of(i)) for i in ids) / max(len(ids), 1)
+
     def detokenizer(self, *, continues: bool = False) -> Detokenizer:
         """A fresh incremental decoder; `continues` keeps a first space, for text that goes on."""
         return Detokenizer(self._text, continues=continues)
@@ -113,6 +121,15 @@ def _token_text(loaded: LoadedTokenizer, eos_ids: Sequence[int]) -> TokenText:
         marks_later=_marks(loaded.later),
         replacements=steps.in_text,
     )
+
+
+def _is_broken(piece: bytes) -> bool:
+    """Whether bytes hold a part of a character."""
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _marks(backend: Backend) -> bool:

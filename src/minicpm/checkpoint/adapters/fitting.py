@@ -65,14 +65,21 @@ def _shapes(adapter: Adapter, name: str, projection: Projection) -> dict[str, tu
 
 @torch.no_grad()
 def read_updates(
-    adapter: Adapter, changed: Mapping[str, Projection], dtype: torch.dtype
+    adapter: Adapter,
+    changed: Mapping[str, Projection],
+    dtype: torch.dtype,
+    *,
+    device: torch.device | None = None,
 ) -> dict[str, Update]:
-    """The updates of the projections in `changed`, in `dtype`; NotFinite names all bad tensors."""
+    """The updates of the projections in `changed`, in `dtype`; NotFinite names all bad tensors.
+
+    They lie where each projection's weight does, unless a device is named.
+    """
     bad: list[str] = []
 
     def read(name: str, part: str) -> Tensor:
         full = _PREFIX + name + part
-        tensor = read_tensor(adapter.tensors[full]).to(dtype).to(changed[name].weight.device)
+        tensor = read_tensor(adapter.tensors[full]).to(dtype).to(device or changed[name].weight.device)
         if not is_finite(tensor):
             bad.append(full)
         return tensor

@@ -35,6 +35,7 @@ def command(
     sparse: Annotated[
         str, option("--sparse", help="Attend to chosen blocks only: on, off, or auto (as the shape says).")
     ] = "auto",
+    kv: Annotated[str, option("--kv", help="Keys and values of the context: auto or int8.")] = "auto",
     threads: Annotated[
         int | None, option("--threads", parser=whole_number, help="Threads, if not one per core.")
     ] = None,
@@ -65,6 +66,7 @@ def command(
         context=context,
         batch=batch,
         sparse=sparse,
+        kv=kv,
         threads=threads,
         backend=backend,
         repeats=repeats,

@@ -106,6 +106,7 @@ def _lines(name: str, document: dict[str, Any]) -> list[str]:
 
 
 def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    from minicpm.cli.codes import codes_lines
     from minicpm.cli.units import size
 
     rows = [
@@ -123,7 +124,7 @@ def _rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "path" in d:
         stored = f"{size(d['bytes'])} as {', '.join(d['stored_as'])} in {d['tensors']} tensors"
-        rows += [("weights", stored), ("ternary", _ternary(d["ternary"]))]
+        rows += [("weights", stored), *codes_lines(d["quantized"]), ("ternary", _ternary(d["ternary"]))]
         rows += [*_chat_rows(d), ("licence", d["licence"] or "not stated in the folder")]
     rows += [("memory", "\n".join(map(_memory, d["memory"]))), ("rounded", _rounded(d["rounded"]))]
     return [row for row in rows if row[1]] + [("note", note) for note in d["notes"]]
@@ -175,9 +176,11 @@ def _memory(m: dict[str, Any]) -> str:
     from minicpm.cli.units import size
 
     fits = "" if m["fits"] else ", more than is free here"
+    rounded = m["int8_cache_bytes"]
+    less = "" if rounded is None else f" ({size(rounded)} with `--kv int8`)"
     return (
         f"{size(m['needed_bytes'])} at {m['context']:,} tokens: {size(m['weight_bytes'])} of weights as "
-        f"{m['dtype']}, {size(m['cache_bytes'])} of cache{fits}"
+        f"{m['held_as']}, {size(m['cache_bytes'])} of cache{less}{fits}"
     )
 
 
@@ -189,11 +192,12 @@ def _print_template(folder: Path) -> None:
     from minicpm.models.registry import parse
     from minicpm.text.template_files import read_own_template
 
-    config = parse(open_checkpoint(folder).raw_config)
+    checkpoint = open_checkpoint(folder)
+    config = parse(checkpoint.raw_config)
     if (verb := use(config)) != "chat":
         raise BadInput(f"{folder} has no chat template: its model is for `minicpm {verb}`.")
-    chat = chat_format(folder, config.family)
-    own = read_own_template(folder)
+    chat = chat_format(checkpoint.path, config.family)
+    own = read_own_template(checkpoint.path)
     print(f"# {chat.template_origin} template, sha256 {chat.template_hash}")
     if own is not None and chat.template_origin == "checkpoint":
         print(printable(own.default))
