@@ -15,8 +15,8 @@ namespace minicpm {
 
 namespace {
 
-Matrix describe(int format, int outputs, int inputs, int group, bool zeros, float factor, Address data) {
-  return {static_cast<Format>(format), outputs, inputs, group, zeros, factor, at<uint8_t>(data)};
+Matrix describe(int format, int outputs, int inputs, int group, int shift, float factor, Address data) {
+  return {static_cast<Format>(format), outputs, inputs, group, static_cast<Shift>(shift), factor, at<uint8_t>(data)};
 }
 
 // x float32 or bfloat16 [rows][inputs] times w.
@@ -53,30 +53,31 @@ void bind_linear(nb::module_& module) {
   nb::class_<Matrix>(module, "Matrix", "A packed weight matrix somewhere in memory, which its maker keeps alive.")
       .def(
           "__init__",
-          [](Matrix* m, int format, int outputs, int inputs, int group, bool zeros, float factor, Address data) {
-            new (m) Matrix(describe(format, outputs, inputs, group, zeros, factor, data));
+          [](Matrix* m, int format, int outputs, int inputs, int group, int shift, float factor, Address data) {
+            new (m) Matrix(describe(format, outputs, inputs, group, shift, factor, data));
           },
-          nb::arg("format"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("group"), nb::arg("zeros"),
+          nb::arg("format"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("group"), nb::arg("shift"),
           nb::arg("factor"), nb::arg("data"))
       .def_static(
           "bytes_of",
-          [](int format, int outputs, int inputs, int group, bool zeros) {
-            return describe(format, outputs, inputs, group, zeros, 1.0f, 0).bytes();
+          [](int format, int outputs, int inputs, int group, int shift) {
+            return describe(format, outputs, inputs, group, shift, 1.0f, 0).bytes();
           },
-          nb::arg("format"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("group"), nb::arg("zeros"),
+          nb::arg("format"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("group"), nb::arg("shift"),
           "Bytes that such a matrix takes.")
       .def_prop_ro("bits", &Matrix::bits, "Bits per code; 16 for bfloat16.")
-      .def_prop_ro("nbytes", &Matrix::bytes, "Bytes of codes, scales and zeros.")
+      .def_prop_ro("nbytes", &Matrix::bytes, "Bytes of codes, scales and shifts.")
       .def(
           "pack",
-          [](Matrix& m, Pool& pool, Address codes, int64_t stride, Address scales, Address zeros, int64_t groups,
-             int group, Address order) {
+          [](Matrix& m, Pool& pool, Address codes, int64_t stride, Address scales, Address zeros, Address offsets,
+             int64_t groups, int group, Address order) {
             nb::gil_scoped_release released;
-            const Rows rows = {at<uint8_t>(codes), stride, at<float>(scales), at<uint8_t>(zeros), groups, group};
+            const Rows rows = {at<uint8_t>(codes),  stride, at<float>(scales), at<uint8_t>(zeros),
+                               at<float>(offsets), groups, group};
             pack(pool, m, const_cast<uint8_t*>(m.data), rows, at<int32_t>(order));
           },
           nb::arg("pool"), nb::arg("codes"), nb::arg("stride"), nb::arg("scales"), nb::arg("zeros"),
-          nb::arg("groups"), nb::arg("group"), nb::arg("order"))
+          nb::arg("offsets"), nb::arg("groups"), nb::arg("group"), nb::arg("order"))
       .def(
           "unpack",
           [](const Matrix& m, Pool& pool, Address order, Address rows) {

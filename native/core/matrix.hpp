@@ -10,9 +10,10 @@
 //     int4   columns k .. k+3 in the low half of each byte, k+4 .. k+7 in the high half
 //     int2   columns k .. k+3 in the lowest two bits, k+4 .. k+7 in the next two, and so on up to k+15
 //   scales   32 float16, one per output; not for bf16
-//   zeros    32 unsigned bytes, one per output, where the matrix has any
+//   shifts   32 unsigned bytes or 32 float16, one per output, where the matrix has zeros or offsets
 //
-// A weight is (code - zero) * scale * factor, where zero is 128, 8 or 2 unless the matrix has its own.
+// A weight is (code - zero) * scale * factor, where zero is 128, 8 or 2 unless the matrix has its own, and
+// (code * scale + offset) * factor where it has offsets.
 
 #pragma once
 
@@ -26,12 +27,15 @@ constexpr int kBlock = 16;
 
 enum class Format : int32_t { bf16 = 0, int8 = 1, int4 = 2, int2 = 3 };
 
+// What turns codes, which are unsigned, into numbers around zero.
+enum class Shift : int32_t { middle = 0, zeros = 1, offsets = 2 };
+
 struct Matrix {
   Format format;
   int32_t outputs;  // without those that fill the last panel
   int32_t inputs;
-  int32_t group;   // columns per scale: 32, 64 or 128; `inputs` for bf16
-  int32_t zeros;   // 1 where there is a zero per output and group
+  int32_t group;   // columns per scale: 16, 32, 64 or 128; `inputs` for bf16
+  Shift shift;
   float factor;    // of all scales, so that they fit float16
   const uint8_t* data;
 
@@ -39,11 +43,14 @@ struct Matrix {
   int bits() const { return format == Format::bf16 ? 16 : 8 >> (static_cast<int>(format) - 1); }
   int64_t group_bytes() const {
     return static_cast<int64_t>(group) * bits() / 8 * kPanel +
-           (format == Format::bf16 ? 0 : 2 * kPanel + (zeros ? kPanel : 0));
+           (format == Format::bf16 ? 0 : 2 * kPanel + static_cast<int>(shift) * kPanel);
   }
   int64_t panel_bytes() const { return inputs / group * group_bytes(); }
   int64_t bytes() const { return panels() * panel_bytes(); }
-  int zero() const { return format == Format::int8 ? 128 : format == Format::int4 ? 8 : 2; }
+  int zero() const {
+    if (shift == Shift::offsets) return 0;
+    return format == Format::int8 ? 128 : format == Format::int4 ? 8 : 2;
+  }
 };
 
 // Rows that a matrix is multiplied with, as its format wants them: float32 [rows][inputs] for bf16; else signed

@@ -74,13 +74,21 @@ struct Codes {
 struct Group {
   const uint8_t* codes;
   const uint16_t* scales;
-  const uint8_t* zeros;  // null where all outputs have the format's own
+  const uint8_t* zeros;     // null where all outputs have the format's own
+  const uint16_t* offsets;  // null where there are none
   const int8_t* x;       // rows `inputs` apart
   const float* x_scales; // and these `groups` apart
   const int32_t* x_sums;
   int64_t inputs, groups;
   int columns, zero;
 };
+
+// float16 per output times the sum of a row's bytes, added to sums [32] with its scale.
+MC_INLINE void add_offsets(const uint16_t* offsets, float x_sum, float* sums) {
+  const f32x16 sum = set(x_sum);
+  store(sums, fma(load_f16(offsets), sum, load(sums)));
+  store(sums + kBlock, fma(load_f16(offsets + kBlock), sum, load(sums + kBlock)));
+}
 
 MC_INLINE i32x16 load_zeros(const uint8_t* p) {
   uint8_t __attribute__((vector_size(16))) bytes;
@@ -130,6 +138,11 @@ __attribute__((noinline)) static void group_sums(const Group& group, float* sums
     store(sum, fma(to_float(a[m]), scale0 * x_scale, load(sum)));
     store(sum + kBlock, fma(to_float(b[m]), scale1 * x_scale, load(sum + kBlock)));
   }
+  if (group.offsets)
+    for (int m = 0; m < rows; m++) {
+      const float x_sum = static_cast<float>(group.x_sums[m * groups]) * group.x_scales[m * groups];
+      add_offsets(group.offsets, x_sum, sums + m * kPanel);
+    }
 }
 
 // A panel's groups in memory: packed ones follow each other with their scales; unpacked codes lie in `bytes`.
@@ -150,7 +163,8 @@ static void tile(const Panel& panel, const Activations& x, int64_t row, int64_t 
     const uint8_t* scales = codes + code_bytes;
     const Group group = {unpacked ? panel.bytes + g * w.group * kPanel : codes,
                          reinterpret_cast<const uint16_t*>(scales),
-                         w.zeros ? scales + 2 * kPanel : nullptr,
+                         w.shift == Shift::zeros ? scales + 2 * kPanel : nullptr,
+                         w.shift == Shift::offsets ? reinterpret_cast<const uint16_t*>(scales + 2 * kPanel) : nullptr,
                          x.codes + row * w.inputs + g * w.group,
                          x.scales + row * groups + g,
                          x.sums + row * groups + g,

@@ -15,7 +15,7 @@ constexpr int kColumns = 64;  // what threads share out of a row of down
 // A matrix that stands for down, so that its inputs are made as the dense form makes them.
 Matrix like(const NeuronRows& down) {
   const int32_t group = down.format == Format::bf16 ? down.neurons : down.group;
-  return {down.format, down.width, down.neurons, group, 0, down.factor, nullptr};
+  return {down.format, down.width, down.neurons, group, Shift::middle, down.factor, nullptr};
 }
 
 }  // namespace

@@ -58,6 +58,14 @@ int code_of(const Rows& rows, int64_t row, int64_t column, int bits) {
   return rows.codes[row * rows.stride + bit / 8] >> (bit % 8) & ((1 << bits) - 1);
 }
 
+// The zero or offset of one output; `source` is below 0 for an output without a row.
+void pack_shift(const Matrix& m, uint8_t* shifts, int output, const Rows& rows, int64_t source) {
+  if (m.shift == Shift::zeros) shifts[output] = source < 0 ? 0 : rows.zeros[source];
+  if (m.shift != Shift::offsets) return;
+  const uint16_t half = to_half(source < 0 ? 0.0f : rows.offsets[source] / m.factor);
+  std::memcpy(shifts + 2 * output, &half, 2);
+}
+
 void pack_output(const Matrix& m, uint8_t* panel, int output, const Rows& rows, int64_t row) {
   const int64_t code_bytes = static_cast<int64_t>(m.group) * m.bits() / 8 * kPanel;
   for (int64_t g = 0; g < m.inputs / m.group; g++) {
@@ -71,10 +79,10 @@ void pack_output(const Matrix& m, uint8_t* panel, int output, const Rows& rows, 
     const float scale = row < 0 ? 0.0f : rows.scales[source] / m.factor;
     const uint16_t half = to_half(scale);
     std::memcpy(group + code_bytes + 2 * output, &half, 2);
-    if (m.zeros) group[code_bytes + 2 * kPanel + output] = row < 0 ? 0 : rows.zeros[source];
+    pack_shift(m, group + code_bytes + 2 * kPanel, output, rows, row < 0 ? -1 : source);
     for (int k = 0; k < m.group; k++) {
       const Place at = place(m, output, k);
-      const int code = row < 0 ? (m.zeros ? 0 : m.zero()) : code_of(rows, row, g * m.group + k, m.bits());
+      const int code = row < 0 ? (m.shift == Shift::zeros ? 0 : m.zero()) : code_of(rows, row, g * m.group + k, m.bits());
       group[at.byte] = static_cast<uint8_t>(group[at.byte] | code << at.shift);
     }
   }
@@ -117,8 +125,15 @@ float weight_at(const Matrix& m, int64_t slot, int64_t column) {
   const int64_t code_bytes = static_cast<int64_t>(m.group) * m.bits() / 8 * kPanel;
   std::memcpy(&half, group + code_bytes + 2 * output, 2);
   const int code = group[at.byte] >> at.shift & ((1 << m.bits()) - 1);
-  const int zero = m.zeros ? group[code_bytes + 2 * kPanel + output] : m.zero();
-  return static_cast<float>(code - zero) * from_half(half) * m.factor;
+  const uint8_t* shifts = group + code_bytes + 2 * kPanel;
+  float offset = 0;
+  if (m.shift == Shift::offsets) {
+    uint16_t bits;
+    std::memcpy(&bits, shifts + 2 * output, 2);
+    offset = from_half(bits);
+  }
+  const int zero = m.shift == Shift::zeros ? shifts[output] : m.zero();
+  return (static_cast<float>(code - zero) * from_half(half) + offset) * m.factor;
 }
 
 uint16_t to_bf16(float value) {

@@ -10,12 +10,14 @@
 namespace minicpm {
 
 // A matrix in rows. `codes` holds for every row its codes in bytes, lowest bits first (bf16: the numbers), `stride`
-// bytes apart; `scales` float32 and `zeros` bytes (or null) hold `groups` per row, of `group` columns each.
+// bytes apart; `scales` float32 and, as the matrix has them, `zeros` bytes or `offsets` float32 hold `groups` per row, of
+// `group` columns each.
 struct Rows {
   const uint8_t* codes;
   int64_t stride;
   const float* scales;
   const uint8_t* zeros;
+  const float* offsets;
   int64_t groups;
   int32_t group;
 };

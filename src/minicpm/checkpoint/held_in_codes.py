@@ -1,8 +1,8 @@
 """Fills a model with the matrices that a checkpoint holds in codes, one at a time.
 
-Prepared natively, those of 8, 4, 3 and 2 bits with zeros or symmetric, in groups of a multiple of 32, are
-multiplied as codes. All others, as those with offsets, stay codes and are decoded for every product, which
-costs about as much again as a plain model's reading of its weights.
+Prepared natively, those of 8, 4, 3 and 2 bits in groups of a multiple of 16 are multiplied as codes, with
+scales and offsets as float16. All others stay codes and are decoded for every product, which costs about as
+much again as a plain model's reading of its weights.
 """
 
 import torch

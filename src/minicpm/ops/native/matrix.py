@@ -16,12 +16,14 @@ from minicpm.ops.native.runtime import Runtime
 from minicpm.ops.quant_tensor import QuantTensor, can_join, joined, pack_codes, unpack_codes
 
 BLOCK, PANEL = 16, 32
-GROUPS = (128, 64, 32)
+GROUPS = (128, 64, 32, 16)
 """Columns per scale that the kernels know."""
 _FORMATS = {8: 1, 4: 2, 3: 2, 2: 3}  # by bits per code; bfloat16 is 0
 _KEPT = -2  # in an order: the output stays as it is
 _STORE, _ROUND = 0, 1  # what becomes of a product: float32 or bfloat16
-LAYOUT = 1
+MIDDLE, ZEROS, OFFSETS = 0, 1, 2
+"""What turns codes into numbers around zero: the middle code, a zero per group, or an offset per group."""
+LAYOUT = 2
 """Number of the layout that native/core/matrix.hpp draws; it changes whenever that does."""
 
 
@@ -29,15 +31,15 @@ LAYOUT = 1
 class Description:
     """What a matrix [rows, inputs] in the kernels' layout is, beside its bytes.
 
-    `format` and the rest are those of native/core/matrix.hpp. `interleaved` holds the two halves of the rows
-    in turns of 16.
+    `format`, `shift` and the rest are those of native/core/matrix.hpp. `interleaved` holds the two halves of
+    the rows in turns of 16.
     """
 
     format: int
     rows: int
     inputs: int
     group: int
-    zeros: bool
+    shift: int
     factor: float
     interleaved: bool
 
@@ -119,7 +121,9 @@ class NativeMatrix:
         ours = (self.order >= first) & (self.order < first + len(source))
         order = torch.where(ours, self.order - first, _KEPT).to(torch.int32)
         inputs = self.shape[1]
-        self.handle.pack(self.runtime.pool, source.data_ptr(), 2 * inputs, 0, 0, 1, inputs, order.data_ptr())
+        self.handle.pack(
+            self.runtime.pool, source.data_ptr(), 2 * inputs, 0, 0, 0, 1, inputs, order.data_ptr()
+        )
 
     def gather(self, rows: Tensor) -> Tensor:
         """Rows [n] of the matrix, bfloat16 [n, I]."""
@@ -158,8 +162,6 @@ def _why_not_codes(packed: Sequence[QuantTensor]) -> str | None:
         return "no one scheme holds its matrices"
     if any(part.scheme.bits not in _FORMATS for part in packed):
         return f"there are no kernels for {min(part.scheme.bits for part in packed)} bits"
-    if packed[0].offsets is not None:
-        return "its groups have offsets that are no codes"
     if (group := gcd(*(part.scheme.group for part in packed))) % GROUPS[-1]:
         return f"groups of {group} columns are not a multiple of {GROUPS[-1]}"
     return None
@@ -182,7 +184,7 @@ def reserve(description: Description, runtime: Runtime) -> NativeMatrix:
     """A matrix whose bytes are zeros still."""
     d, native = description, required()
     order = d.order()
-    layout = (d.format, len(order) if d.interleaved else d.rows, d.inputs, d.group, d.zeros)
+    layout = (d.format, len(order) if d.interleaved else d.rows, d.inputs, d.group, d.shift)
     address = runtime.arena.take(native.Matrix.bytes_of(*layout))
     handle = native.Matrix(*layout, d.factor, address)
     return NativeMatrix(handle, runtime, (d.rows, d.inputs), order, not d.interleaved, d, address)
@@ -198,23 +200,23 @@ def _interleaved(outputs: int) -> Tensor:
 
 def _pack_plain(weight: Tensor, interleaved: bool, runtime: Runtime) -> NativeMatrix:
     rows, inputs = weight.shape
-    matrix = reserve(Description(0, rows, inputs, inputs, False, 1.0, interleaved), runtime)
+    matrix = reserve(Description(0, rows, inputs, inputs, MIDDLE, 1.0, interleaved), runtime)
     weight = weight.contiguous()
     order = matrix.order.data_ptr()
-    matrix.handle.pack(runtime.pool, weight.data_ptr(), 2 * inputs, 0, 0, 1, inputs, order)
+    matrix.handle.pack(runtime.pool, weight.data_ptr(), 2 * inputs, 0, 0, 0, 1, inputs, order)
     return matrix
 
 
 def _pack_codes(weight: QuantTensor, interleaved: bool, runtime: Runtime) -> NativeMatrix:
     scales = weight.scales.float().contiguous()
     zeros = None if weight.zeros is None else weight.zeros.to(torch.uint8).contiguous()
+    offsets = None if weight.offsets is None else weight.offsets.float().contiguous()
     codes = _wider(weight).contiguous() if weight.scheme.bits == 3 else weight.codes.contiguous()
     group = _group(weight)
     assert group is not None, "why_not was not asked"
-    factor = required().scale_factor(scales.data_ptr(), scales.numel())
-    description = Description(
-        _FORMATS[weight.scheme.bits], *weight.shape, group, zeros is not None, factor, interleaved
-    )
+    shift = ZEROS if zeros is not None else OFFSETS if offsets is not None else MIDDLE
+    factor = max(_factor(part) for part in (scales, offsets) if part is not None)
+    description = Description(_FORMATS[weight.scheme.bits], *weight.shape, group, shift, factor, interleaved)
     matrix = reserve(description, runtime)
     matrix.handle.pack(
         runtime.pool,
@@ -222,11 +224,18 @@ def _pack_codes(weight: QuantTensor, interleaved: bool, runtime: Runtime) -> Nat
         codes.shape[1],
         scales.data_ptr(),
         0 if zeros is None else zeros.data_ptr(),
+        0 if offsets is None else offsets.data_ptr(),
         scales.shape[1],
         weight.scheme.group,
         matrix.order.data_ptr(),
     )
     return matrix
+
+
+def _factor(numbers: Tensor) -> float:
+    """The power of two that brings float32 numbers into float16."""
+    factor: float = required().scale_factor(numbers.data_ptr(), numbers.numel())
+    return factor
 
 
 def _wider(weight: QuantTensor) -> Tensor:

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from minicpm.ops.native.matrix import PANEL, NativeMatrix, Part
+from minicpm.ops.native.matrix import MIDDLE, OFFSETS, PANEL, ZEROS, NativeMatrix, Part
 from minicpm.ops.quant_tensor import QuantTensor, Scheme, pack_codes
 
 
 def unpacked(matrix: NativeMatrix, first: int, last: int) -> Part:
     """Rows `first` up to `last`, bfloat16 [n, I] or codes; copies.
 
-    Scales are float32, those that the kernels multiply with, one for each of their groups of columns.
+    Scales and offsets are float32, those that the kernels compute with, one for each of their groups of
+    columns.
     """
     held, slots = matrix.description, matrix.places()[first:last]
     panels = torch.frombuffer(matrix.buffer(), dtype=torch.uint8)
@@ -19,12 +20,15 @@ def unpacked(matrix: NativeMatrix, first: int, last: int) -> Part:
         return _by_slot(groups, 4)[slots].view(torch.bfloat16)
     codes = held.group * matrix.bits // 8 * PANEL
     scales = _by_slot(groups[..., codes : codes + 2 * PANEL], 2)[slots].view(torch.float16)
-    zeros = _by_slot(groups[..., codes + 2 * PANEL :], 1)[slots] if held.zeros else None
+    shifts = groups[..., codes + 2 * PANEL :]
+    zeros = _by_slot(shifts, 1)[slots] if held.shift == ZEROS else None
+    offsets = _by_slot(shifts, 2)[slots].view(torch.float16) if held.shift == OFFSETS else None
     return QuantTensor(
         codes=pack_codes(_columns(_by_slot(groups[..., :codes], 4)[slots], matrix.bits), matrix.bits),
         scales=scales.float() * held.factor,
         zeros=zeros,
-        scheme=Scheme(matrix.bits, held.group, symmetric=zeros is None),
+        scheme=Scheme(matrix.bits, held.group, symmetric=held.shift == MIDDLE),
+        offsets=None if offsets is None else offsets.float() * held.factor,
     )
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from minicpm.ops.native import required
-from minicpm.ops.native.matrix import GROUPS, NativeMatrix, Part, pack
+from minicpm.ops.native.matrix import MIDDLE, NativeMatrix, Part, pack
 from minicpm.ops.native.matrix import why_not as why_not_packed
 from minicpm.ops.native.runtime import Runtime
 from minicpm.ops.quant_tensor import QuantTensor
 
 _COLUMNS = 64  # of down that are interleaved together
+_GROUPS = (128, 64, 32)  # columns per scale
 _BFLOAT16, _INT8 = 0, 1
 
 
@@ -27,7 +28,7 @@ class _Codes(NamedTuple):
 
     bits: int
     group: int
-    zeros: bool
+    symmetric: bool
 
 
 def why_not(gate: Held, up: Held, down: Held) -> str | None:
@@ -44,10 +45,10 @@ def why_not(gate: Held, up: Held, down: Held) -> str | None:
         return None
     if len(codes) < len(parts):
         return "some of its matrices are packed and others are not"
-    if any(found.bits != 8 or found.zeros for found in codes):
+    if any(found.bits != 8 or not found.symmetric for found in codes):
         return "single neurons are read of bfloat16 and of symmetric codes of 8 bits"
-    if len({found.group for found in codes}) > 1 or codes[0].group not in GROUPS:
-        return f"its scales are not all for groups of the same of {GROUPS}"
+    if len({found.group for found in codes}) > 1 or codes[0].group not in _GROUPS:
+        return f"its scales are not all for groups of the same of {_GROUPS}"
     return f"{down.shape[0]} outputs are not a multiple of {_COLUMNS}" if down.shape[0] % _COLUMNS else None
 
 
@@ -55,9 +56,9 @@ def _codes_of(part: Held) -> _Codes | None:
     """None for bfloat16."""
     match part:
         case NativeMatrix(description=held):
-            return None if part.bits == 16 else _Codes(part.bits, held.group, held.zeros)
+            return None if part.bits == 16 else _Codes(part.bits, held.group, held.shift == MIDDLE)
         case QuantTensor():
-            return _Codes(part.scheme.bits, part.scheme.group, part.zeros is not None)
+            return _Codes(part.scheme.bits, part.scheme.group, part.scheme.symmetric)
     return None
 
 
