@@ -5,6 +5,8 @@
 #include <cstring>
 #include <new>
 
+#include "core/guard.hpp"
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
 #endif
@@ -40,6 +42,7 @@ void* map_large(size_t bytes) {
 }
 
 void unmap_large(void* start, size_t bytes) {
+  permit(start, bytes);
 #if defined(__unix__) || defined(__APPLE__)
   munmap(start, bytes);
 #else
@@ -55,7 +58,7 @@ Arena::~Arena() {
 }
 
 uint8_t* Arena::take(size_t bytes) {
-  const size_t need = rounded(std::max<size_t>(bytes, 1), 64);
+  const size_t need = rounded(std::max<size_t>(bytes, 1), 64) + kGuard;
   if (need > left_) {
     const size_t chunk = rounded(std::max(need, kChunk), kLarge);
     chunks_.reserve(chunks_.size() + 1);
@@ -67,6 +70,7 @@ uint8_t* Arena::take(size_t bytes) {
   next_ += need;
   left_ -= need;
   used_ += need;
+  forbid(taken + bytes, need - bytes);
   return taken;
 }
 
@@ -82,6 +86,8 @@ uint8_t* Scratch::take(size_t bytes) {
     start_ = start;
     bytes_ = larger;
   }
+  permit(start_, bytes);
+  forbid(static_cast<uint8_t*>(start_) + bytes, bytes_ - bytes);
   return static_cast<uint8_t*>(start_);
 }
 

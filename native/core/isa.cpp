@@ -6,6 +6,11 @@
 
 #include "kernels/table.hpp"
 
+#if defined(MINICPM_NEON) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace minicpm {
 
 namespace portable {
@@ -23,6 +28,19 @@ extern const Kernels table;
 namespace neon {
 extern const Kernels table;
 }
+
+namespace {
+
+// Products of bytes came with ARMv8.2. Where the system cannot be asked, all its processors have them.
+bool has_dot_products() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+  return true;
+#endif
+}
+
+}  // namespace
 #endif
 
 int available(const Kernels** found, int room) {
@@ -39,7 +57,7 @@ int available(const Kernels** found, int room) {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(avx2::table);
 #endif
 #if defined(MINICPM_NEON)
-  add(neon::table);
+  if (has_dot_products()) add(neon::table);
 #endif
   add(portable::table);
   return count;

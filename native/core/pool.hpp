@@ -32,7 +32,6 @@ class Team {
 
  private:
   Pool& pool_;
-  uint32_t sense_ = 0;
 };
 
 // The caller of `run` is thread 0; the others wait for work, first in a short loop, then asleep.

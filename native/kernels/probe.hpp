@@ -20,7 +20,7 @@ constexpr int kRegister = 16, kProbeSums = 8;
 #endif
 
 using ProbeFloats = float __attribute__((vector_size(kRegister)));
-using ProbeInts = int32_t __attribute__((vector_size(kRegister)));
+using ProbeInts = uint32_t __attribute__((vector_size(kRegister)));  // sums wrap
 
 constexpr int kProbeLanes = kRegister / 4;
 

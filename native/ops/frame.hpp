@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/guard.hpp"
+
 namespace minicpm {
 
 class Frame {
@@ -13,9 +15,11 @@ class Frame {
 
   template <class T>
   T* take(int64_t count) {
-    T* taken = start_ ? reinterpret_cast<T*>(start_ + used_) : nullptr;
-    used_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return taken;
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T), all = (bytes + 63) / 64 * 64 + kGuard;
+    uint8_t* taken = start_ ? start_ + used_ : nullptr;
+    if (taken) permit(taken, bytes), forbid(taken + bytes, all - bytes);
+    used_ += all;
+    return reinterpret_cast<T*>(taken);
   }
 
   size_t used() const { return used_; }

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "kernels/table.hpp"
-#include "ops/frame.hpp"
 
 namespace minicpm {
 
@@ -34,8 +33,7 @@ void Lightning::run(Pool& pool, Scratch& scratch, const HeadRows& q, const HeadR
                     const HeadRows& out, const std::vector<LightningSpan>& spans) const {
   const int64_t each = lightning_scratch(k.width, v.width), state = static_cast<int64_t>(k.width) * v.width;
   const auto held = scratch.hold();
-  Frame frame(scratch.take(static_cast<size_t>(each * pool.threads()) * sizeof(float)));
-  float* room = frame.take<float>(each * pool.threads());
+  auto* room = reinterpret_cast<float*>(scratch.take(static_cast<size_t>(each * pool.threads()) * sizeof(float)));
   pool.run([&](Team& team) {
     const auto range = team.share(heads_);
     for (int64_t head = range.first; head < range.last; head++) {

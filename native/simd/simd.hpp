@@ -318,6 +318,19 @@ MC_INLINE i32x16 dot(i32x16 acc, u8x64 u, i32x16 s) {
   }
   memcpy(&acc, a, sizeof a);
   return acc;
+#elif defined(__ARM_FEATURE_DOTPROD)
+  int32x4_t a[4];
+  int8x16_t b[4], c[4];
+  memcpy(a, &acc, sizeof a);
+  memcpy(b, &u, sizeof b);
+  memcpy(c, &s, sizeof c);
+  for (int i = 0; i < 4; i++) {
+    // Both factors are signed here, so u comes as u - 128, and 128 s apart, once where several u meet the same s.
+    const int32x4_t apart = vshlq_n_s32(vdotq_s32(vdupq_n_s32(0), vdupq_n_s8(64), c[i]), 1);
+    a[i] = vdotq_s32(vaddq_s32(a[i], apart), veorq_s8(b[i], vdupq_n_s8(-128)), c[i]);
+  }
+  memcpy(&acc, a, sizeof a);
+  return acc;
 #else
   u8x64 codes = u;
   i8x64 numbers;
